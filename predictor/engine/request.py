@@ -1,0 +1,148 @@
+"""What goes into the engine and what comes out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from predictor.errors import InvalidRequest
+
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_SEED = 2**32 - 2  # llama.cpp reads 2**32 - 1 as "pick one for me"
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended. The values are the OpenAI names, plus `cancelled`."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen and when generation ends. Defaults are llama.cpp's own.
+
+    Attributes:
+        max_tokens: most tokens to generate; None means until the context is full.
+        temperature: 0 picks the most likely token every time.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probabilities add up to this.
+        min_p: drop tokens less likely than this fraction of the most likely one.
+        typical_p: locally typical sampling (Meister et al., 2022); 1 turns it off.
+        repeat_penalty: divides the logits of recent tokens; 1 turns it off.
+        presence_penalty: subtracted once from the logits of tokens seen.
+        frequency_penalty: subtracted per occurrence from the logits of tokens seen.
+        seed: makes sampling repeatable; None picks a random one.
+        logit_bias: token id to a value added to its logit.
+        stop: strings that end generation and are not part of the text.
+        ignore_eos: keep going past the model's end-of-generation tokens.
+        top_logprobs: None returns no log-probabilities; k returns the chosen token's and those of
+            the k most likely tokens.
+
+    Raises:
+        InvalidRequest: a value is out of range; `param` names it.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    top_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and low <= value <= high):
+                raise InvalidRequest(
+                    f"{name} must be between {low} and {high}, not {value}", param=name
+                )
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidRequest(f"at most {MAX_STOP_STRINGS} stop strings", param="stop")
+        if any(not text for text in self.stop):
+            raise InvalidRequest("a stop string must not be empty", param="stop")
+        if not all(math.isfinite(bias) for bias in self.logit_bias.values()):
+            raise InvalidRequest("logit_bias values must be finite", param="logit_bias")
+
+    @property
+    def is_greedy(self) -> bool:
+        """True when the most likely token is taken every time."""
+        return self.temperature == 0
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_tokens", 1, 2**31 - 1),
+    ("temperature", 0, 100),
+    ("top_k", 0, 2**31 - 1),
+    ("top_p", 0, 1),
+    ("min_p", 0, 1),
+    ("typical_p", 0, 1),
+    ("repeat_penalty", 0.01, 100),
+    ("presence_penalty", -2, 2),
+    ("frequency_penalty", -2, 2),
+    ("seed", 0, MAX_SEED),
+    ("top_logprobs", 0, MAX_LOGPROBS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to complete.
+
+    Attributes:
+        id: shown in logs; need not be unique.
+        prompt: token ids, at least one.
+        params: how to sample and when to stop.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's log-probability under the model, before any sampling option changed it.
+
+    Attributes:
+        token: token id.
+        piece: the token's bytes; may hold a part of a UTF-8 character.
+        logprob: natural logarithm of its probability.
+        top: the most likely tokens at this place, most likely first, without their own `top`.
+    """
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one sequence gained since its last delta.
+
+    Attributes:
+        text: complete characters, safe to show: never a part of a stop string.
+        logprobs: one entry per token sampled, when asked for.
+        completion_tokens: tokens sampled so far, the end-of-generation token left out.
+        finish_reason: set on the last delta only.
+        cached_tokens: prompt tokens that were taken from the prefix cache.
+    """
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    completion_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0

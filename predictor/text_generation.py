@@ -1,0 +1,157 @@
+"""Text in, text out: what every protocol calls.
+
+One `TextGenerator` stands between the protocols and the engine: it turns prompts and messages into tokens
+and collects streams into completions, so that no protocol does so for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from predictor.chat.template import ChatTemplate
+from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
+from predictor.errors import InvalidRequest, NoChatTemplate
+
+Message = Mapping[str, Any]
+
+
+class RequestStream(Protocol):
+    """The deltas of one request, in order; the last one has a `finish_reason`."""
+
+    def __aiter__(self) -> RequestStream: ...
+
+    async def __anext__(self) -> Delta: ...
+
+    def cancel(self) -> None:
+        """Free the sequence; safe to call at any time, also after the end."""
+
+
+class TextEngine(Protocol):
+    """The part of `predictor.engine.Engine` that text generation needs."""
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+
+    def submit_all(self, requests: Sequence[Request]) -> list[RequestStream]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished generation.
+
+    Attributes:
+        text: everything generated, without the stop string.
+        finish_reason: why it ended.
+        prompt_tokens: tokens of the prompt.
+        completion_tokens: tokens generated.
+        cached_tokens: prompt tokens taken from the prefix cache.
+        logprobs: one entry per generated token, when asked for.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class TextGenerator:
+    """Generates text with one model.
+
+    Args:
+        name: the model's name in every protocol.
+        engine: runs the sequences.
+        template: the model's chat template, None where it has none.
+    """
+
+    def __init__(self, name: str, engine: TextEngine, template: ChatTemplate | None) -> None:
+        self.name = name
+        self.engine = engine
+        self.template = template
+
+    def tokenize(self, prompt: str) -> tuple[int, ...]:
+        """Tokens of a plain prompt, with the model's BOS token where it wants one.
+
+        Raises:
+            InvalidRequest: the prompt is empty.
+        """
+        if not prompt:
+            raise InvalidRequest("the prompt is empty; send at least one character", param="prompt")
+        return tuple(self.engine.tokenize(prompt, add_special=True, parse_special=True))
+
+    def tokenize_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[int, ...]:
+        """Tokens of a conversation, rendered with the model's chat template.
+
+        Raises:
+            InvalidRequest: there are no messages, or the template refuses them.
+            NoChatTemplate: the model has no template.
+        """
+        if not messages:
+            raise InvalidRequest("messages is empty; send at least one message", param="messages")
+        if self.template is None:
+            raise NoChatTemplate(
+                f"model {self.name!r} has no chat template in its GGUF: send a plain prompt instead, "
+                "or start the server with --chat-template FILE"
+            )
+        text = self.template.render(messages, tools=tools)
+        # A template writes the BOS token itself, so the tokenizer must not add a second one.
+        tokens = self.engine.tokenize(
+            text, add_special=not self.template.writes_bos(text), parse_special=True
+        )
+        return tuple(tokens)
+
+    def submit(self, requests: Sequence[Request]) -> list[RequestStream]:
+        """Start the requests together: all are admitted or none.
+
+        Raises:
+            InvalidRequest: a prompt is empty or too long.
+            Unavailable: the queue is full, or the engine isn't ready.
+        """
+        return self.engine.submit_all(requests)
+
+    async def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Run the requests as one batch and wait for all of them; cancels them when cancelled itself.
+
+        Raises:
+            InvalidRequest: a prompt is empty or too long.
+            Unavailable: the queue is full, or the engine isn't ready.
+            EngineFailure: llama.cpp failed.
+        """
+        streams = self.submit(requests)
+        pairs = zip(streams, requests, strict=True)
+        try:
+            return list(await asyncio.gather(*(collect(s, len(r.prompt)) for s, r in pairs)))
+        finally:
+            for stream in streams:
+                stream.cancel()
+
+
+async def collect(stream: RequestStream, prompt_tokens: int) -> Completion:
+    """Read a stream to its end.
+
+    Raises:
+        EngineFailure: the stream ended without a finish reason because llama.cpp failed.
+    """
+    text: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    async for delta in stream:
+        text.append(delta.text)
+        logprobs.extend(delta.logprobs)
+        last = delta
+    assert last.finish_reason is not None
+    return Completion(
+        text="".join(text),
+        finish_reason=last.finish_reason,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=last.completion_tokens,
+        cached_tokens=last.cached_tokens,
+        logprobs=tuple(logprobs),
+    )
