@@ -1,0 +1,58 @@
+"""Which models this server answers for, and whether each can be used now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from predictor.errors import ModelNotFound, NotReady
+from predictor.text_generation import TextGenerator
+
+
+class ServedModels:
+    """Looks a model up by the name in a request.
+
+    A name is known from the start; its generator is published once it is warm and withdrawn on shutdown,
+    so that every protocol answers "not found" and "not ready" alike.
+
+    Args:
+        names: every name that requests may use.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.created = int(time.time())
+        self._generators: dict[str, TextGenerator | None] = dict.fromkeys(names)
+        self._unavailable = "is still loading"
+
+    @property
+    def names(self) -> list[str]:
+        """All names, ready or not, in the order given."""
+        return list(self._generators)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether `get` would return a generator."""
+        return self._generators.get(name) is not None
+
+    def publish(self, name: str, generator: TextGenerator) -> None:
+        """From now on requests for `name` go to `generator`."""
+        self._generators[name] = generator
+
+    def withdraw_all(self, reason: str) -> None:
+        """From now on every request is refused; `reason` completes "model NAME ..."."""
+        self._unavailable = reason
+        self._generators = dict.fromkeys(self._generators)
+
+    def get(self, name: str) -> TextGenerator:
+        """The generator for `name`.
+
+        Raises:
+            ModelNotFound: no such name.
+            NotReady: the model is loading or the server is shutting down.
+        """
+        if name not in self._generators:
+            known = ", ".join(self.names)
+            raise ModelNotFound(f"model {name!r} is not served here; available: {known}", param="model")
+        generator = self._generators[name]
+        if generator is None:
+            raise NotReady(f"model {name!r} {self._unavailable}; try again later", retry_after=5)
+        return generator
