@@ -3,3 +3,129 @@
 A template comes with the model file and is therefore untrusted: it is rendered in Jinja's immutable sandbox.
 The names and filters a template may use follow Hugging Face's `apply_chat_template`.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from predictor.chat.sandbox import RefusedByTemplateError, TemplateSandbox, check_length, start_budget
+from predictor.errors import InvalidRequest, StartupError
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        source: the Jinja source, from the GGUF or from a file.
+        bos_token: text of the model's begin-of-sequence token, empty where it has none.
+        eos_token: text of the model's end-of-sequence token, empty where it has none.
+
+    Raises:
+        StartupError: the template can't be compiled.
+    """
+
+    def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
+        self.source = source
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        try:
+            self._template = TemplateSandbox().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise _broken(f"line {error.lineno}: {error.message}") from error
+        except Exception as error:  # CPython too refuses some templates, such as deeply nested ones.
+            raise _broken(str(error)) from error
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **extra: Any,
+    ) -> str:
+        """The prompt for a conversation.
+
+        Args:
+            messages: OpenAI messages; `content` is a string or a list of text parts.
+            tools: OpenAI tool definitions.
+            add_generation_prompt: end with the opening of the assistant's next message.
+            extra: further variables for the template.
+
+        Raises:
+            InvalidRequest: a message is malformed, or the template refuses the conversation or fails on it.
+        """
+        variables = {
+            "messages": [_plain_message(message, i) for i, message in enumerate(messages)],
+            "tools": [dict(tool) for tool in tools] if tools else None,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            **extra,
+        }
+        try:
+            text = self._run(variables)
+            text.encode()
+            return text
+        except UnicodeEncodeError as error:
+            raise _invalid("messages must be valid Unicode text, without lone surrogates") from error
+        except RefusedByTemplateError as error:
+            raise _invalid(f"the model's chat template refuses these messages: {error}") from error
+        except Exception as error:  # Anything at all can happen in code that came with a model.
+            raise _invalid(f"the model's chat template fails on these messages: {error}") from error
+
+    def writes_bos(self, text: str) -> bool:
+        """Whether a rendered prompt already starts with the BOS token."""
+        return bool(self.bos_token) and text.startswith(self.bos_token)
+
+    def _run(self, variables: dict[str, Any]) -> str:
+        start_budget()
+        pieces: list[str] = []
+        size = 0
+        for piece in self._template.generate(variables):
+            size += len(piece)
+            check_length(size)
+            pieces.append(piece)
+        return "".join(pieces)
+
+
+def _plain_message(message: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """A copy of the message with its content as one string."""
+    where = f"messages[{index}]"
+    if not isinstance(message, Mapping):
+        raise _invalid(f"{where} must be an object with role and content")
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise _invalid(f"{where}.role must be a string such as user, assistant or system")
+    content = message.get("content")
+    if content is None:
+        if role != "assistant" or not message.get("tool_calls"):
+            raise _invalid(f"{where}.content is missing; only an assistant message with tool_calls has none")
+    elif isinstance(content, list):
+        content = "\n".join(_part_text(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+    elif not isinstance(content, str):
+        raise _invalid(f"{where}.content must be a string or a list of text parts")
+    return {**message, "content": content}
+
+
+def _part_text(part: Any, where: str) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind is None:
+        raise _invalid(f'{where} must be an object such as {{"type": "text", "text": "..."}}')
+    if kind != "text":
+        raise _invalid(f"{where} is of type {kind!r}, but this server takes text only")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise _invalid(f"{where}.text must be a string")
+    return text
+
+
+def _invalid(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param="messages")
+
+
+def _broken(reason: str) -> StartupError:
+    return StartupError(
+        f"the model's chat template can't be compiled ({reason}); pass another with --chat-template FILE"
+    )

@@ -66,9 +66,7 @@ class SamplingParams:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
-                raise InvalidRequest(
-                    f"{name} must be between {low} and {high}, not {value}", param=name
-                )
+                raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidRequest(f"at most {MAX_STOP_STRINGS} stop strings", param="stop")
         if any(not text for text in self.stop):

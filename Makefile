@@ -1,0 +1,75 @@
+# `make serve` and `make test` do the whole set-up first. `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+HTTP_PORT ?= 8080
+GRPC_PORT ?= 8081
+ARGS ?=
+# How llama-cpp-python is compiled. Without the multimodal library it takes about half as long.
+CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
+export CMAKE_ARGS
+
+XDG_CACHE_HOME ?= $(HOME)/.cache
+CACHE := $(XDG_CACHE_HOME)/kserve-llamacpp
+DEMO_MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL ?= $(DEMO_MODEL)
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Build tools are pinned too: older versions of pip read the first variable for them, newer ones the second.
+PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-all lint format bench llama-server clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make serve MODEL=FILE HTTP_PORT=8080 GRPC_PORT=8081 ARGS='--max-sequences 4'"
+
+setup: $(INSTALLED) $(DEMO_MODEL) ## create .venv, compile llama.cpp once per machine, fetch the demo model
+
+serve: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## serve MODEL (the demo model) until Ctrl-C
+	@exec $(BIN)/kserve-llamacpp serve "$(MODEL)" --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) $(ARGS)
+
+test: setup ## run the tests; ARGS goes to pytest
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest $(ARGS)
+
+test-all: setup ## run the slow tests too
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m '' $(ARGS)
+
+lint: $(INSTALLED) ## check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## format the code and apply the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+llama-server: $(INSTALLED) ## compile llama-server of the same llama.cpp, for comparison
+	@$(BIN)/python scripts/build_llama.py server
+
+bench: setup ## compare with llama-server
+	@folder=$$($(BIN)/python scripts/build_llama.py server) && \
+	$(BIN)/python -m benchmarks --model "$(MODEL)" --llama-server "$$folder/llama-server" $(ARGS)
+
+clean: ## remove .venv; compiled llama.cpp and the demo model stay
+	rm -rf $(VENV)
+
+distclean: clean ## remove compiled llama.cpp and the demo model too: the next set-up compiles again
+	rm -rf "$(CACHE)/wheels" "$(CACHE)/llama-server" "$(CACHE)/models"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@echo "Setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PINNED) $(BIN)/python scripts/build_llama.py wheel > $(VENV)/llama-wheel
+	@echo "Installing the pinned packages, one to two minutes the first time"
+	@$(PINNED) $(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$(cat $(VENV)/llama-wheel)"
+	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[test,lint,bench]'
+	@touch $@
+
+$(DEMO_MODEL): | $(INSTALLED)
+	@echo "Fetching the demo model, 98 MB"
+	@$(BIN)/python scripts/fetch_demo_model.py "$@"

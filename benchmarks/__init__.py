@@ -1,0 +1,1 @@
+"""Side-by-side runs against llama-server and the original container: `python -m benchmarks --help`."""

@@ -1,0 +1,248 @@
+"""The one place where an error becomes an answer in a protocol's own form.
+
+OpenAI's routes answer `{"error": {"message", "type", "param", "code"}}`, all others KServe's
+`{"error": "text"}`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from predictor.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    PredictorError,
+    PromptTooLong,
+    QueueFull,
+    RequestTooLarge,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from grpc_interceptor.exceptions import GrpcException
+
+logger = logging.getLogger(__name__)
+
+GENERIC_MESSAGE = "internal error; the server's log has the details"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a class of errors looks: HTTP status, OpenAI's type and code, the class in `grpc_interceptor`."""
+
+    error: type[Exception]
+    status: HTTPStatus
+    kind: str
+    code: str | None
+    grpc: str
+
+
+# The first entry that fits wins, so subclasses come before their bases. gRPC itself answers
+# RESOURCE_EXHAUSTED to a message over its size limit, so RequestTooLarge does the same.
+_FORMS = (
+    _Form(
+        PromptTooLong,
+        HTTPStatus.BAD_REQUEST,
+        "invalid_request_error",
+        "context_length_exceeded",
+        "InvalidArgument",
+    ),
+    _Form(InvalidRequest, HTTPStatus.BAD_REQUEST, "invalid_request_error", None, "InvalidArgument"),
+    _Form(ModelNotFound, HTTPStatus.NOT_FOUND, "invalid_request_error", "model_not_found", "NotFound"),
+    _Form(
+        RequestTooLarge,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "invalid_request_error",
+        "request_too_large",
+        "ResourceExhausted",
+    ),
+    _Form(
+        QueueFull,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        "ResourceExhausted",
+    ),
+    _Form(
+        Unavailable, HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable_error", "unavailable", "Unavailable"
+    ),
+    _Form(Exception, HTTPStatus.INTERNAL_SERVER_ERROR, "server_error", None, "Internal"),
+)
+
+
+def _form(error: Exception) -> _Form:
+    return next(form for form in _FORMS if isinstance(error, form.error))
+
+
+def _message(error: Exception) -> str:
+    # Only errors raised on purpose have a text that was written for users.
+    return error.message if isinstance(error, PredictorError) else GENERIC_MESSAGE
+
+
+def http_status(error: Exception) -> int:
+    """The HTTP status that says what `error` says."""
+    return _form(error).status.value
+
+
+def openai_error(error: Exception) -> dict[str, Any]:
+    """`error` as OpenAI's routes and streams show it."""
+    form = _form(error)
+    param = error.param if isinstance(error, PredictorError) else None
+    return _openai_body(_message(error), form.kind, param, form.code)
+
+
+def kserve_error(error: Exception) -> dict[str, Any]:
+    """`error` as KServe's V1 and V2 and the other routes show it."""
+    return {"error": _message(error)}
+
+
+def grpc_error(error: Exception) -> GrpcException:
+    """The exception that makes kserve's gRPC server answer with the status code of `error`."""
+    from grpc_interceptor import exceptions
+
+    answer: type[GrpcException] = getattr(exceptions, _form(error).grpc)
+    return answer(details=_message(error))
+
+
+def error_response(error: Exception, path: str) -> Response:
+    """The answer to `error` on the route `path`, with `Retry-After` where a later try may succeed."""
+    body = openai_error(error) if _is_openai(path) else kserve_error(error)
+    headers = {"retry-after": str(error.retry_after)} if isinstance(error, Unavailable) else None
+    return _json(http_status(error), body, headers)
+
+
+def describe_validation(errors: Sequence[Any]) -> InvalidRequest:
+    """Pydantic's findings as one error in plain words.
+
+    Args:
+        errors: pydantic's `errors()`, the places as seen from the request.
+    """
+    error = errors[0]
+    place = tuple(part for part in error["loc"] if part != "body")
+    kind = error["type"]
+    if kind == "json_invalid":
+        reason = error.get("ctx", {}).get("error", "syntax error")
+        return InvalidRequest(f"the body is not valid JSON: {reason} at character {place[0] if place else 0}")
+    field = _field_name(place)
+    if not field:
+        if kind == "missing":
+            return InvalidRequest("the body is empty; send a JSON object")
+        return InvalidRequest("the body must be a JSON object, sent with Content-Type: application/json")
+    if kind == "missing":
+        return InvalidRequest(f"{field} is missing", param=field)
+    return InvalidRequest(f"{field}: {_reason(error)}", param=field)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make `app` answer every error in the form of the route that met it.
+
+    kserve registers its own handler for `Exception`, which shows the class and text of any error; unexpected
+    errors are therefore answered in a middleware, before they reach it.
+    """
+    app.add_exception_handler(PredictorError, _on_predictor_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_middleware(UnexpectedErrors)
+
+
+class UnexpectedErrors:
+    """ASGI middleware that answers 500 to an unexpected error, whose traceback goes to the log only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app; see the class."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            if isinstance(error, PredictorError) and not started:
+                await error_response(error, scope["path"])(scope, receive, send)
+                return
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            if started:
+                raise  # Nothing true can be said any more; the server closes the connection.
+            await error_response(error, scope["path"])(scope, receive, send)
+
+
+async def _on_predictor_error(request: Request, error: Exception) -> Response:
+    if http_status(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s %s failed: %s", request.method, request.url.path, error)
+    return error_response(error, request.url.path)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(describe_validation(error.errors()), request.url.path)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    message = str(error.detail)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        message = f"there is no route {path}"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"{request.method} is not allowed on {path}"
+    elif message == "There was an error parsing the body":
+        message = "the body is not valid JSON: it is not UTF-8 text, or is nested too deeply"
+    body = (
+        _openai_body(message, "invalid_request_error", None, None) if _is_openai(path) else {"error": message}
+    )
+    return _json(error.status_code, body, error.headers)
+
+
+def _openai_body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _is_openai(path: str) -> bool:
+    if path.startswith("/openai/"):
+        return True
+    if path.startswith("/v1/models/"):
+        return not path.endswith((":predict", ":explain"))
+    return path.startswith("/v1/")
+
+
+def _json(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None) -> Response:
+    return Response(
+        orjson.dumps(body, default=str), status, dict(headers or {}), media_type="application/json"
+    )
+
+
+def _field_name(place: Sequence[int | str]) -> str:
+    """`("messages", 0, "role")` as `messages[0].role`."""
+    name = ""
+    for part in place:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+    return name
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    message: str = error["msg"]
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.replace("valid dictionary", "JSON object").replace("valid list", "list")
+    shown = repr(error.get("input"))
+    return f"{message}, not {shown}" if "must be" in message and len(shown) <= 60 else message

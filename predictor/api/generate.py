@@ -1,0 +1,130 @@
+"""The generate extension of the Open Inference Protocol: one text in, one text out, whole or streamed.
+
+Source: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/generate_rest.yaml
+Beyond it, a request may carry an `id`, which comes back, and all sampling fields of this server.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from predictor.api.errors import kserve_error
+from predictor.api.fields import Text
+from predictor.api.middleware import current_request_id
+from predictor.api.sampling import SamplingFields
+from predictor.api.streaming import EventStream, ending_with_error, sse
+from predictor.engine.request import FinishReason, Request, TokenLogprob
+from predictor.errors import ModelNotFound
+from predictor.served_models import ServedModels
+from predictor.text_generation import RequestStream, TextGenerator
+
+DEFAULT_MAX_TOKENS = 20
+"""The protocol's own default."""
+
+
+class GenerateParameters(SamplingFields):
+    """The protocol's `parameters`."""
+
+    details: bool | None = None
+
+
+class GenerateRequest(BaseModel):
+    """Body of both routes."""
+
+    model_config = ConfigDict(strict=True)
+
+    text_input: Text
+    parameters: dict[str, Any] | None = None
+    id: Text | None = None
+
+
+def generate_router(models: ServedModels) -> APIRouter:
+    """The routes, with their full paths."""
+    router = APIRouter(prefix="/v2/models", tags=["V2 generate"])
+
+    @router.post("/{model}/generate", response_model=None)
+    async def generate(model: str, body: GenerateRequest) -> Response:
+        return await _Generation(models.get(model), body).whole()
+
+    @router.post("/{model}/generate_stream", response_model=None)
+    async def generate_stream(model: str, body: GenerateRequest) -> Response:
+        return _Generation(models.get(model), body).streamed()
+
+    @router.post("/{model}/versions/{version}/generate", response_model=None)
+    @router.post("/{model}/versions/{version}/generate_stream", response_model=None)
+    async def versioned(model: str, version: str) -> Response:
+        raise ModelNotFound(f"models have no versions here: leave /versions/{version} out of the path")
+
+    return router
+
+
+class _Generation:
+    """One call, read and checked."""
+
+    def __init__(self, generator: TextGenerator, body: GenerateRequest) -> None:
+        parameters = GenerateParameters.parse(body.parameters or {}, "parameters")
+        self._generator = generator
+        self._with_details = bool(parameters.details)
+        params = parameters.to_params(DEFAULT_MAX_TOKENS, top_logprobs=0 if self._with_details else None)
+        self._stops = params.stop
+        request_id = body.id or current_request_id() or uuid.uuid4().hex
+        self._request = Request(request_id, generator.tokenize(body.text_input), params)
+        self._common = {"model_name": generator.name} | ({"id": body.id} if body.id is not None else {})
+
+    async def whole(self) -> Response:
+        """The answer in one piece."""
+        (result,) = await self._generator.complete([self._request])
+        answer: dict[str, Any] = {**self._common, "text_output": result.text}
+        if self._with_details:
+            answer["details"] = {
+                "finish_reason": self._finish_reason(result.finish_reason),
+                "logprobs": [_token(entry) for entry in result.logprobs],
+            }
+        return Response(orjson.dumps(answer), media_type="application/json")
+
+    def streamed(self) -> Response:
+        """The answer as server-sent events."""
+        streams = self._generator.submit([self._request])
+        return EventStream(ending_with_error(self._events(streams), kserve_error), streams)
+
+    async def _events(self, streams: Sequence[RequestStream]) -> AsyncGenerator[bytes, None]:
+        async for delta in streams[0]:
+            if not self._with_details:
+                if delta.text or delta.finish_reason is not None:
+                    yield sse({**self._common, "text_output": delta.text})
+                continue
+            # One event per token, as the protocol has it; the text comes with the token that completed it.
+            *earlier, last = delta.logprobs or (None,)
+            for entry in earlier:
+                yield self._event("", entry, None)
+            if last is not None or delta.finish_reason is not None:
+                yield self._event(delta.text, last, delta.finish_reason)
+
+    def _event(self, text: str, entry: TokenLogprob | None, reason: FinishReason | None) -> bytes:
+        details = {
+            "finish_reason": None if reason is None else self._finish_reason(reason),
+            "token": None if entry is None else _token(entry),
+        }
+        return sse({**self._common, "text_output": text, "details": details})
+
+    def _finish_reason(self, reason: FinishReason) -> str:
+        if reason is FinishReason.LENGTH:
+            return "length"
+        return "stop_sequence" if self._stops else "eos_token"
+
+
+def _token(entry: TokenLogprob) -> dict[str, Any]:
+    # Control tokens have no text of their own.
+    return {
+        "id": entry.token,
+        "text": entry.piece.decode("utf-8", errors="replace"),
+        "logprob": entry.logprob,
+        "special": not entry.piece,
+    }

@@ -1,0 +1,166 @@
+"""The `kserve-llamacpp` command."""
+
+from __future__ import annotations
+
+import sys
+from inspect import Parameter, Signature
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from predictor.errors import StartupError
+from predictor.settings import Settings, env_var, explain, flag, shown
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+# KServe's manifests spell options with underscores, so `--model_name` means `--model-name`.
+_EITHER_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
+
+app = typer.Typer(
+    name="kserve-llamacpp",
+    help="Serve GGUF language models through KServe, with llama.cpp.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings=_EITHER_SPELLING,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"kserve-llamacpp {version('kserve-llamacpp')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def serve(**options: str | bool | None) -> None:
+    """Serve MODEL over HTTP (KServe V1, V2, OpenAI) and gRPC (V2).
+
+    Every option can be given by its environment variable as well; the flag wins.
+    """
+    settings = _settings(**options)
+    # kserve parses the command line when it is imported; the options there are ours.
+    sys.argv = sys.argv[:1]
+    from predictor.server import run
+
+    try:
+        status = run(settings)
+    except StartupError as error:
+        _fail(error.message, EXIT_FAILURE)
+    raise typer.Exit(status)
+
+
+def _settings(
+    model: str | bool | None, model_dir: str | bool | None, **options: str | bool | None
+) -> Settings:
+    """The command line as settings; a mistake in it ends the command."""
+    if model and model_dir:
+        _fail("give the model as MODEL or as --model-dir, not both", EXIT_USAGE)
+    given: dict[str, Any] = {"model": model or model_dir, **options}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        _fail(explain(error), EXIT_USAGE)
+
+
+def _option(field: str) -> Parameter:
+    """The typer parameter of one field: text in, since `Settings` does the checking."""
+    info, display = Settings.model_fields[field], shown(field)
+    is_switch = info.annotation is bool
+    names = f"{flag(field)}/--no-{flag(field).removeprefix('--')}" if is_switch else flag(field)
+    option = typer.Option(
+        names,
+        help=info.description,
+        envvar=env_var(field),
+        metavar=display.unit if "|" in display.unit else display.unit.upper() or None,
+        show_default=display.default or True,
+        rich_help_panel=display.group,
+    )
+    default = info.default if is_switch or info.default is None else str(info.default)
+    annotation: Any = Annotated[bool, option] if is_switch else Annotated[str | None, option]
+    return Parameter(field, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _serve_parameters() -> list[Parameter]:
+    """MODEL, its alias --model-dir, and one option per other field."""
+    # Its environment variable is left to Settings, so that --model-dir wins over it like any flag.
+    description = rf"{Settings.model_fields['model'].description} \[env var: {env_var('model')}]"
+    model = typer.Argument(metavar="MODEL", help=description, show_default=False)
+    model_dir = typer.Option(
+        "--model-dir",
+        metavar="FOLDER",
+        help="The same as MODEL; KServe mounts it at /mnt/models.",
+        rich_help_panel=shown("model").group,
+    )
+    return [
+        Parameter("model", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, model]),
+        Parameter(
+            "model_dir", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, model_dir]
+        ),
+        *(_option(field) for field in Settings.model_fields if field != "model"),
+    ]
+
+
+def _with_parameters(function: Any, parameters: list[Parameter]) -> Any:
+    """`function`, presented to typer as if it had been written with `parameters`."""
+    function.__signature__ = Signature(parameters)
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
+
+
+app.command(context_settings=_EITHER_SPELLING)(_with_parameters(serve, _serve_parameters()))
+
+models = typer.Typer(help="Look at model files.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+
+@models.command()
+def inspect(
+    reference: Annotated[str, typer.Argument(help="A model, as for serve.", metavar="MODEL")],
+    model_file: Annotated[
+        str | None, typer.Option(help=Settings.model_fields["model_file"].description, metavar="NAME")
+    ] = None,
+) -> None:
+    """Show what a GGUF model says about itself, without loading it."""
+    from predictor.gguf_split import read_parts
+    from predictor.storage import resolve_model
+
+    try:
+        parts = read_parts(resolve_model(reference, model_file=model_file))
+    except StartupError as error:
+        _fail(error.message, EXIT_FAILURE)
+    first = parts[0]
+    template = "yes" if first.metadata.get("tokenizer.chat_template") else "no; needs --chat-template"
+    rows = {
+        "file": str(first.path) + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
+        "architecture": first.architecture or "unknown",
+        "quantisation": first.quantisation,
+        "size": f"{sum(part.path.stat().st_size for part in parts) / 2**20:,.1f} MiB",
+        "context": f"{first.context_length} tokens" if first.context_length else "unknown",
+        "chat template": template,
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:<14} {value}")
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    """End the command with a message for people, in red on a terminal."""
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """Entry point of the `kserve-llamacpp` command."""
+    app()

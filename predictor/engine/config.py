@@ -1,0 +1,71 @@
+"""What an engine is told, and what it tells about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_CONTEXT_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Everything an engine needs to know.
+
+    Attributes:
+        model_path: a GGUF file, or the first part of a split one.
+        threads: for steps that only decode.
+        batch_threads: for steps that prefill.
+        context_tokens: cells of the KV cache, shared by all sequences; None takes the model's trained
+            context, at most DEFAULT_CONTEXT_TOKENS.
+        max_sequences: most sequences in one batch.
+        max_batch_tokens: most tokens in one step.
+        max_queue: most requests waiting beside the running ones.
+        max_step_seconds: aimed-at length of steps that decode and prefill.
+        gpu_layers: layers on a GPU; -1 for all.
+        cache_type_k, cache_type_v: f16, f32 or q8_0.
+        use_mmap, use_mlock: how the weights get into memory.
+    """
+
+    model_path: Path
+    threads: int
+    batch_threads: int
+    context_tokens: int | None = None
+    max_sequences: int = 16
+    max_batch_tokens: int = 512
+    max_queue: int = 256
+    max_step_seconds: float = 0.2
+    gpu_layers: int = 0
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    use_mmap: bool = True
+    use_mlock: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Totals since the start, and the state at the moment of asking.
+
+    Attributes:
+        running, waiting: sequences now.
+        kv_used, kv_capacity: cells of the KV cache, retained prefixes included.
+        steps: batches computed.
+        decode_seconds: time inside llama_decode.
+        step_seconds: the same plus scheduling, sampling and delivery.
+        prompt_tokens, generated_tokens: computed and sampled.
+        prefix_queried_tokens, prefix_hit_tokens: prompt tokens looked up and found in the prefix cache.
+        preemptions: sequences that gave up their place.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_used: int = 0
+    kv_capacity: int = 0
+    steps: int = 0
+    decode_seconds: float = 0.0
+    step_seconds: float = 0.0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    prefix_queried_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0

@@ -1,0 +1,208 @@
+"""The engine as others see it: submit requests on an event loop, read their streams, drain, close."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence as Collection
+
+from predictor.engine.config import EngineConfig, EngineStats
+from predictor.engine.decode_loop import DecodeLoop, Job
+from predictor.engine.detokenizer import Detokenizer
+from predictor.engine.llama import Model, Sampler
+from predictor.engine.request import Request
+from predictor.engine.sequence import Sequence
+from predictor.engine.stream import TokenStream
+from predictor.errors import (
+    EngineFailure,
+    InvalidRequest,
+    ModelLoadError,
+    NotReady,
+    PromptTooLong,
+    QueueFull,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Runs many sequences on one model at once.
+
+    The constructor loads the model and computes one token with it, which takes from a fraction of a second to
+    minutes; afterwards the engine is ready.
+
+    Raises:
+        ModelLoadError: the model can't be loaded or can't generate text.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self._closing = threading.Event()
+        self._wake = threading.Condition()
+        self._inbox: deque[tuple[Job, bool]] = deque()
+        self._unfinished = 0
+        self._request_seconds = 0.0
+        self._draining = False
+        self.model = Model(
+            config.model_path,
+            gpu_layers=config.gpu_layers,
+            use_mmap=config.use_mmap,
+            use_mlock=config.use_mlock,
+        )
+        if not self.model.can_generate:
+            raise ModelLoadError(f"{config.model_path} has no decoder: it can't generate text")
+        self._loop = DecodeLoop(self.model, config, self._closing.is_set, self._count_out)
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self._thread.start()
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens that fit into the KV cache; also the longest a single sequence can get."""
+        return self._loop.context_tokens
+
+    @property
+    def is_alive(self) -> bool:
+        """False once the decode thread has ended, by `close` or by a failure."""
+        return self._thread.is_alive()
+
+    def stats(self) -> EngineStats:
+        """Figures at this moment."""
+        return self._loop.stats()
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text; see `Model.tokenize`."""
+        return self.model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def submit_all(self, requests: Collection[Request]) -> list[TokenStream]:
+        """Start requests together, all or none; must be called on the event loop that reads the streams.
+
+        Raises:
+            InvalidRequest: a request can never be served; PromptTooLong where it is its length.
+            QueueFull: too many requests are waiting.
+            NotReady: the engine is shutting down.
+        """
+        for request in requests:
+            self._check(request)
+        self._reserve_places(len(requests))
+        jobs: list[Job] = []
+        try:
+            jobs.extend(self._new_job(request) for request in requests)
+        except InvalidRequest:
+            for job in jobs:
+                job.sampler.close()
+            self._release_places(len(requests))
+            raise
+        self._tell([(job, True) for job in jobs])
+        return [job.stream for job in jobs]
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new requests and wait for the running ones.
+
+        Returns:
+            False when some were still running after so many seconds.
+        """
+        self._draining = True
+        deadline = time.monotonic() + seconds
+        while self._unfinished and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return self._unfinished == 0
+
+    def close(self) -> None:
+        """Stop within milliseconds and free everything; unfinished streams end with NotReady."""
+        self._draining = True
+        self._closing.set()
+        self._tell([])
+        self._thread.join()
+
+    def _check(self, request: Request) -> None:
+        length = len(request.prompt)
+        if length == 0:
+            raise InvalidRequest("the prompt has no tokens", param="prompt")
+        if length >= self.context_tokens:
+            raise PromptTooLong(
+                f"the prompt has {length} tokens, but the context holds {self.context_tokens} with the "
+                "answer; shorten it, or start the server with a larger --context-tokens",
+                param="prompt",
+            )
+        if not all(0 <= token < self.model.n_vocab for token in request.prompt):
+            raise InvalidRequest(
+                f"a prompt token is outside the vocabulary of {self.model.n_vocab} tokens", param="prompt"
+            )
+
+    def _reserve_places(self, count: int) -> None:
+        places = self.config.max_sequences + self.config.max_queue
+        if count > places:
+            raise InvalidRequest(f"{count} prompts in one call, but at most {places} fit: split the call")
+        with self._wake:
+            if self._draining:
+                raise NotReady("the server is shutting down; send the request to another replica")
+            if self._unfinished + count > places:
+                raise QueueFull(
+                    f"{self._unfinished} requests are running or waiting, and {places} is the limit; "
+                    "try again later",
+                    retry_after=self._retry_after(),
+                )
+            self._unfinished += count
+
+    def _retry_after(self) -> int:
+        """Seconds until about a full batch of requests is done."""
+        return min(60, max(1, math.ceil(self._request_seconds)))
+
+    def _release_places(self, count: int) -> None:
+        with self._wake:
+            self._unfinished -= count
+
+    def _count_out(self, job: Job) -> None:
+        took = time.monotonic() - job.sequence.arrived
+        self._request_seconds += 0.1 * (took - self._request_seconds)
+        self._release_places(1)
+
+    def _new_job(self, request: Request) -> Job:
+        params = request.params
+        room = self.context_tokens - len(request.prompt)
+        sequence = Sequence(request, min(params.max_tokens or room, room))
+        sampler = Sampler(self.model, params, request.prompt)
+        stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell([(job, False)]))
+        job = Job(sequence, sampler, Detokenizer(params.stop), stream)
+        return job
+
+    def _tell(self, commands: list[tuple[Job, bool]]) -> None:
+        """Give the decode thread jobs to start (True) or to cancel (False), and wake it."""
+        with self._wake:
+            self._inbox.extend(commands)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        """The decode thread."""
+        loop = self._loop
+        try:
+            while self._take_commands():
+                loop.step()
+                loop.send()
+        except Exception as error:
+            logger.exception("the decode thread failed")
+            loop.end_all(EngineFailure(f"the engine failed: {error}"))
+        finally:
+            self._draining = True
+            self._take_commands()
+            loop.end_all(NotReady("the server was shut down before the request was done"))
+            loop.close()
+            self.model.close()
+
+    def _take_commands(self) -> bool:
+        """Start and cancel jobs, waiting for some when there is nothing to do; False on closing."""
+        with self._wake:
+            while not (self._inbox or self._loop.has_work or self._closing.is_set()):
+                self._wake.wait()
+            commands = list(self._inbox)
+            self._inbox.clear()
+        for job, start in commands:
+            if start:
+                self._loop.start(job)
+            else:
+                self._loop.cancel(job)
+        return not self._closing.is_set()

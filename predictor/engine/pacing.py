@@ -1,0 +1,44 @@
+"""How many prompt tokens fit into a step without making running streams wait too long."""
+
+from __future__ import annotations
+
+# Weight of the newest measurement; about the last ten steps count.
+SMOOTHING = 0.2
+# Below this many tokens a step's time says little about the cost of one more.
+MEASURABLE_TOKENS = 16
+
+
+class PrefillPacer:
+    """Learns what decoding and prefilling cost on this machine and sizes prefill chunks by it.
+
+    Args:
+        max_step_seconds: how long a step that also decodes may take.
+        min_tokens: prompt tokens that are always allowed, so that prefilling never stands still.
+    """
+
+    def __init__(self, max_step_seconds: float, min_tokens: int = 16) -> None:
+        self._max_step_seconds = max_step_seconds
+        self._min_tokens = min_tokens
+        self._decode_seconds = 0.0
+        self._seconds_per_token = 0.0
+
+    @property
+    def budget(self) -> int | None:
+        """Prompt tokens for a step that also decodes; None before anything was measured."""
+        if self._seconds_per_token == 0:
+            return None
+        left = self._max_step_seconds - self._decode_seconds
+        return max(self._min_tokens, int(left / self._seconds_per_token))
+
+    def observe(self, *, decode_tokens: int, prefill_tokens: int, seconds: float) -> None:
+        """Take a finished step into account."""
+        if prefill_tokens == 0:
+            self._decode_seconds = _smooth(self._decode_seconds, seconds)
+        elif prefill_tokens >= MEASURABLE_TOKENS:
+            spent = seconds - (self._decode_seconds if decode_tokens else 0)
+            per_token = max(spent, seconds / 10) / prefill_tokens
+            self._seconds_per_token = _smooth(self._seconds_per_token, per_token)
+
+
+def _smooth(old: float, new: float) -> float:
+    return new if old == 0 else old + SMOOTHING * (new - old)

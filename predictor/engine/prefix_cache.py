@@ -1,0 +1,280 @@
+"""A radix tree over token prefixes that accounts for every cell of the KV cache.
+
+Each path from the root spells the tokens of one or more llama.cpp sequences, and a node stands for cells
+that these sequences share. Running sequences hold their path; a finished one is retained until its cells are
+needed, so that a later request with the same beginning takes it over instead of computing it. Pure Python:
+what has to happen in llama.cpp is written down as operations, which the engine carries out before its next
+decode.
+
+The idea is RadixAttention's (Zheng et al., 2023, SGLang), over llama.cpp's sequence ids instead of pages.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class CopyCells:
+    """Sequence `target` shares the cells of `source` at positions start to end."""
+
+    source: int
+    target: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCells:
+    """Sequence `sequence_id` lets go of its cells at positions start to end; end None is all the rest."""
+
+    sequence_id: int
+    start: int = 0
+    end: int | None = None
+
+
+Operation = CopyCells | RemoveCells
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """Cells for `tokens`, following those of `parent`, held by the sequences `ids`."""
+
+    tokens: list[int]
+    parent: _Node | None
+    ids: set[int] = field(default_factory=set)
+    running: int = 0
+    children: dict[int, _Node] = field(default_factory=dict)
+
+    def depth(self) -> int:
+        """Position of the first token."""
+        node, count = self.parent, 0
+        while node is not None:
+            count += len(node.tokens)
+            node = node.parent
+        return count
+
+
+class PrefixCache:
+    """Sequence ids and cells, and who holds which.
+
+    Args:
+        capacity: cells of the KV cache.
+        sequence_ids: number of ids; must be at least the number of sequences that run at once.
+        reuse: False where a model can't take over a part of another sequence (recurrent or
+            sliding-window); then nothing is ever retained.
+    """
+
+    def __init__(self, capacity: int, sequence_ids: int, *, reuse: bool = True) -> None:
+        self.capacity = capacity
+        self.used = 0
+        self.pinned = 0
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+        self._reuse = reuse
+        self._root = _Node([], None)
+        self._free_ids = list(range(sequence_ids - 1, -1, -1))
+        self._leaves: dict[int, _Node] = {}
+        self._retained: OrderedDict[int, None] = OrderedDict()
+        self._operations: list[Operation] = []
+
+    def take_operations(self) -> list[Operation]:
+        """What llama.cpp must do, in this order, before the next decode."""
+        operations, self._operations = self._operations, []
+        return operations
+
+    def match(self, tokens: Sequence[int]) -> int:
+        """How many of the first tokens `start` would take over: all but the last at most, whose logits
+        must be computed anyway."""
+        return self._walk(tokens, len(tokens) - 1)[1]
+
+    def newly_pinned(self, tokens: Sequence[int]) -> int:
+        """How many cells `start` would pin that nobody running holds now."""
+        node, length = self._walk(tokens, len(tokens) - 1)
+        pinned = 0
+        while node is not self._root:
+            assert node.parent is not None
+            covered = length - node.depth()
+            if node.running == 0:
+                pinned += covered
+            length -= covered
+            node = node.parent
+        return pinned
+
+    def start(self, tokens: Sequence[int]) -> tuple[int, int] | None:
+        """Give a running sequence an id and the longest cached prefix of its tokens.
+
+        Returns:
+            The id and the number of tokens whose cells it has; None when no id can be had.
+        """
+        node, length = self._walk(tokens, len(tokens) - 1)
+        if node is not self._root and length < node.depth() + len(node.tokens):
+            node = self._split(node, length - node.depth())
+        if not self._free_ids and not self._evict_oldest(spare=node):
+            return None
+        sequence_id = self._free_ids.pop()
+        self._hold_running(node)
+        if length:
+            self._operations.append(CopyCells(next(iter(node.ids)), sequence_id, 0, length))
+        self._leaves[sequence_id] = node
+        for holder in self._path(node):
+            holder.ids.add(sequence_id)
+        self.queried_tokens += len(tokens)
+        self.hit_tokens += length
+        return sequence_id, length
+
+    def extend(self, sequence_id: int, tokens: Sequence[int]) -> None:
+        """Record that a running sequence computed more tokens into cells of its own."""
+        leaf = self._leaves[sequence_id]
+        if leaf is self._root or len(leaf.ids) > 1 or leaf.children:
+            child = _Node([], leaf, {sequence_id}, 1)
+            # An equal path of another sequence may exist; then this one stays beside the tree until it ends.
+            leaf.children.setdefault(tokens[0], child)
+            self._leaves[sequence_id] = leaf = child
+        leaf.tokens.extend(tokens)
+        self.used += len(tokens)
+        self.pinned += len(tokens)
+
+    def make_room(self, cells: int) -> bool:
+        """Evict retained sequences, the longest unused first, until so many cells are free.
+
+        Returns:
+            False when the running sequences alone leave too little; retained ones are gone then.
+        """
+        while self.capacity - self.used < cells:
+            if not self._evict_oldest():
+                return False
+        return True
+
+    def finish(self, sequence_id: int, *, retain: bool = True) -> None:
+        """A sequence runs no more: keep its cells for others as long as there is room."""
+        leaf = self._leaves[sequence_id]
+        if retain and self._reuse:
+            leaf = self._join_tree(sequence_id, leaf)
+        self._release_running(leaf)
+        others = leaf.ids - {sequence_id}
+        if retain and self._reuse and leaf is not self._root and not others:
+            self._retained[sequence_id] = None
+            return
+        # Others hold all of it already; their copy was just used, so it should be the last to go.
+        for other in others & self._retained.keys():
+            self._retained.move_to_end(other)
+        self._free(sequence_id)
+
+    def _walk(self, tokens: Sequence[int], limit: int) -> tuple[_Node, int]:
+        """The deepest node that shares tokens, and the number shared on the way through it."""
+        node, length = self._root, 0
+        while self._reuse and length < limit:
+            child = node.children.get(tokens[length])
+            if child is None:
+                break
+            shared = common_prefix(child.tokens, tokens[length:limit])
+            node, length = child, length + shared
+            if shared < len(child.tokens):
+                break
+        return node, length
+
+    def _split(self, node: _Node, length: int) -> _Node:
+        """Cut a node in two and return the upper part; `node` stays the lower, as leaves point to it."""
+        assert node.parent is not None
+        upper = _Node(node.tokens[:length], node.parent, set(node.ids), node.running)
+        if node.parent.children.get(node.tokens[0]) is node:
+            node.parent.children[node.tokens[0]] = upper
+        node.tokens = node.tokens[length:]
+        node.parent = upper
+        upper.children[node.tokens[0]] = node
+        return upper
+
+    def _path(self, node: _Node) -> list[_Node]:
+        path = []
+        while node is not self._root:
+            path.append(node)
+            assert node.parent is not None
+            node = node.parent
+        return path
+
+    def _hold_running(self, node: _Node) -> None:
+        for holder in self._path(node):
+            if holder.running == 0:
+                self.pinned += len(holder.tokens)
+            holder.running += 1
+
+    def _release_running(self, node: _Node) -> None:
+        for holder in self._path(node):
+            holder.running -= 1
+            if holder.running == 0:
+                self.pinned -= len(holder.tokens)
+
+    def _join_tree(self, sequence_id: int, leaf: _Node) -> _Node:
+        """Merge the part of a finishing sequence that was computed beside the tree into the tree.
+
+        Where the tree already has the same tokens the sequence takes those cells and frees its own.
+        """
+        parent = leaf.parent
+        if parent is None or parent.children.get(leaf.tokens[0]) is leaf:
+            return leaf
+        tokens, position = leaf.tokens, leaf.depth()
+        self._drop_node(leaf)
+        node = parent
+        while tokens and (child := node.children.get(tokens[0])) is not None:
+            shared = common_prefix(child.tokens, tokens)
+            if shared < len(child.tokens):
+                child = self._split(child, shared)
+            source = next(iter(child.ids))
+            self._operations.append(RemoveCells(sequence_id, position, position + shared))
+            self._operations.append(CopyCells(source, sequence_id, position, position + shared))
+            self._adopt(child, sequence_id)
+            tokens, position, node = tokens[shared:], position + shared, child
+        if tokens:
+            child = _Node(list(tokens), node, {sequence_id}, 1)
+            node.children[tokens[0]] = child
+            self.used += len(tokens)
+            self.pinned += len(tokens)
+            node = child
+        self._leaves[sequence_id] = node
+        return node
+
+    def _adopt(self, node: _Node, sequence_id: int) -> None:
+        node.ids.add(sequence_id)
+        if node.running == 0:
+            self.pinned += len(node.tokens)
+        node.running += 1
+
+    def _drop_node(self, node: _Node) -> None:
+        """Take away a node that only one running sequence holds."""
+        self.used -= len(node.tokens)
+        self.pinned -= len(node.tokens)
+
+    def _evict_oldest(self, spare: _Node | None = None) -> bool:
+        """Evict the retained sequence unused for longest, except the only holder of the node `spare`."""
+        for sequence_id in self._retained:
+            if spare is None or spare.ids != {sequence_id}:
+                del self._retained[sequence_id]
+                self._free(sequence_id)
+                return True
+        return False
+
+    def _free(self, sequence_id: int) -> None:
+        """Give an id back, with the cells that nobody else holds."""
+        for node in self._path(self._leaves.pop(sequence_id)):
+            node.ids.discard(sequence_id)
+            if not node.ids:
+                self.used -= len(node.tokens)
+                assert node.parent is not None
+                if node.parent.children.get(node.tokens[0]) is node:
+                    del node.parent.children[node.tokens[0]]
+        self._operations.append(RemoveCells(sequence_id))
+        self._free_ids.append(sequence_id)
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    limit, block, length = min(len(first), len(second)), 64, 0
+    # Slices compare in C, which is many times faster than a loop over long prompts.
+    while length + block <= limit and first[length : length + block] == second[length : length + block]:
+        length += block
+    while length < limit and first[length] == second[length]:
+        length += 1
+    return length

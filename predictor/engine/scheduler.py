@@ -1,0 +1,189 @@
+"""Decides which tokens go into the next batch. Pure Python: it sees tokens and cells, never a model.
+
+Once per step the engine calls `schedule`, carries out the prefix cache's operations, decodes the chunks,
+calls `commit`, appends the sampled tokens to the sequences and calls `finish` for those that are done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence as Collection
+from dataclasses import dataclass
+
+from predictor.engine.prefix_cache import PrefixCache, common_prefix
+from predictor.engine.sequence import Sequence
+
+# A shared beginning shorter than this is computed again rather than waited for: it takes about one step.
+WORTH_WAITING_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `start` to `end` of a sequence, to be computed in the next step."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether the sequence has all its cells afterwards, so that a token can be sampled."""
+        return self.end == len(self.sequence.tokens)
+
+
+class Scheduler:
+    """Continuous batching under a token budget per step and a cell budget for the KV cache.
+
+    Requests are admitted in order of arrival, as long as what the running ones are expected to reach still
+    fits. One whose beginning is just being computed by another waits for it, and lets others pass. When the
+    cache is full nevertheless, the sequence admitted last gives its place up and is computed again later.
+
+    Args:
+        cache: ids and cells.
+        max_sequences: most sequences in one batch.
+        max_batch_tokens: most tokens in one batch; at least max_sequences.
+    """
+
+    def __init__(self, cache: PrefixCache, *, max_sequences: int, max_batch_tokens: int) -> None:
+        if max_batch_tokens < max_sequences:
+            raise ValueError("max_batch_tokens must be at least max_sequences")
+        self.cache = cache
+        self.max_sequences = max_sequences
+        self.max_batch_tokens = max_batch_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `schedule` would give at least one chunk."""
+        return bool(self.running or self.waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence; its prompt must be shorter than the cache."""
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence, *, retain: bool = True) -> None:
+        """Take a sequence out, waiting or running; unknown ones are ignored.
+
+        Args:
+            sequence: any sequence.
+            retain: keep its cells for later requests with the same beginning.
+        """
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._release(sequence, retain)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def preempt(self) -> Sequence:
+        """Put the sequence admitted last back to the front of the queue, to be computed again."""
+        victim = self.running.pop()
+        self._release(victim, retain=True)
+        victim.preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.appendleft(victim)
+        return victim
+
+    def schedule(self, prefill_budget: int | None = None) -> list[Chunk]:
+        """Choose the next batch; never more than `max_batch_tokens` tokens.
+
+        Args:
+            prefill_budget: most prompt tokens to compute beside tokens being decoded, so that these don't
+                wait long; ignored while nothing decodes.
+        """
+        self._admit()
+        decoding = [s for s in self.running if s.is_decoding]
+        budget = self.max_batch_tokens - len(decoding)
+        if decoding and prefill_budget is not None:
+            budget = min(budget, prefill_budget)
+        chunks = [Chunk(s, s.num_computed, len(s.tokens)) for s in decoding]
+        chunks += _share(budget, [s for s in self.running if not s.is_decoding])
+        return self._fit(chunks)
+
+    def commit(self, chunks: Collection[Chunk]) -> None:
+        """Record that a batch was computed."""
+        for chunk in chunks:
+            sequence = chunk.sequence
+            self.cache.extend(sequence.sequence_id, sequence.tokens[chunk.start : chunk.end])
+            sequence.num_computed = chunk.end
+
+    def _admit(self) -> None:
+        """Move waiting sequences to the running ones while ids and cells last."""
+        passed: list[Sequence] = []
+        while self.waiting and len(self.running) < self.max_sequences:
+            sequence = self.waiting.popleft()
+            if self._waits_for_prefix(sequence):
+                passed.append(sequence)
+                continue
+            if not self._has_room(sequence) or not self._start(sequence):
+                passed.append(sequence)
+                break
+        self.waiting.extendleft(reversed(passed))
+
+    def _waits_for_prefix(self, candidate: Sequence) -> bool:
+        """Whether another sequence is computing a beginning that this one could take over."""
+        tokens = candidate.tokens
+        ahead = 0
+        for other in self.running:
+            if other.num_missing > 1:
+                shared = common_prefix(tokens, other.tokens)
+                if shared > other.num_computed:
+                    ahead = max(ahead, min(shared, len(tokens) - 1))
+        if ahead < WORTH_WAITING_TOKENS:
+            return False
+        return ahead - self.cache.match(tokens) >= WORTH_WAITING_TOKENS
+
+    def _has_room(self, candidate: Sequence) -> bool:
+        if not self.running:
+            return True
+        growth = sum(s.expected_size - s.num_computed for s in self.running)
+        matched = self.cache.match(candidate.tokens)
+        own = candidate.expected_size - matched + self.cache.newly_pinned(candidate.tokens)
+        return self.cache.pinned + growth + own <= self.cache.capacity
+
+    def _start(self, sequence: Sequence) -> bool:
+        started = self.cache.start(sequence.tokens)
+        if started is None:
+            return False
+        sequence.sequence_id, sequence.num_computed = started
+        if not sequence.admitted:
+            sequence.admitted = time.monotonic()
+            sequence.cached_tokens = sequence.num_computed
+        sequence.admitted_size = len(sequence.tokens)
+        self.running.append(sequence)
+        return True
+
+    def _fit(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Make room for the chunks, preempting the sequence admitted last as often as needed."""
+        while not self.cache.make_room(sum(c.end - c.start for c in chunks)):
+            if len(self.running) == 1:
+                # Alone it always fits: the engine refuses prompts that don't, and limits the output.
+                raise RuntimeError("the KV cache is too small for one sequence")
+            victim = self.preempt()
+            chunks = [c for c in chunks if c.sequence is not victim]
+        return chunks
+
+    def _release(self, sequence: Sequence, retain: bool) -> None:
+        self.cache.finish(sequence.sequence_id, retain=retain)
+        sequence.sequence_id = -1
+        sequence.num_computed = 0
+
+
+def _share(budget: int, sequences: list[Sequence]) -> list[Chunk]:
+    """Divide a budget among prefilling sequences.
+
+    The longest-running one gets at least half, so that it always gets on; the rest goes to the shortest
+    first, so that a short prompt doesn't wait behind a long one.
+    """
+    if not sequences:
+        return []
+    parts = {id(sequences[0]): min(sequences[0].num_missing, (budget + 1) // 2)}
+    left = budget - parts[id(sequences[0])]
+    for sequence in sorted(sequences, key=lambda s: s.num_missing):
+        had = parts.get(id(sequence), 0)
+        more = min(sequence.num_missing - had, left)
+        parts[id(sequence)] = had + more
+        left -= more
+    return [Chunk(s, s.num_computed, s.num_computed + parts[id(s)]) for s in sequences if parts[id(s)] > 0]

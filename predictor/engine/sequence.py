@@ -1,0 +1,67 @@
+"""A request while the engine works on it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from predictor.engine.request import Request
+
+# Output that admission counts on when a request may generate more: enough that most answers never meet a
+# full cache, small enough that a generous max_tokens doesn't leave the machine idle.
+EXPECTED_OUTPUT_TOKENS = 256
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens that are known and how many of them are in the KV cache: the two only ever catch up.
+
+    There are no prefill and decode phases: a sequence with one token missing decodes, one with more prefills.
+
+    Attributes:
+        request: what was asked for.
+        max_tokens: most tokens to generate, cut to what the context can hold.
+        tokens: prompt, then generated.
+        num_computed: how many of the first tokens have their cells.
+        sequence_id: llama.cpp's id while running, -1 otherwise.
+        cached_tokens: prompt tokens taken over from the prefix cache at the first admission.
+        admitted_size: number of tokens at the last admission.
+        arrived, admitted, first_token: seconds of the monotonic clock; 0 means not yet.
+    """
+
+    request: Request
+    max_tokens: int
+    tokens: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    sequence_id: int = -1
+    cached_tokens: int = 0
+    admitted_size: int = 0
+    preemptions: int = 0
+    arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0
+    first_token: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def num_missing(self) -> int:
+        """Tokens without cells; at least one while running."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens sampled so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether only the newest generated token is missing."""
+        return self.num_missing == 1 and self.num_generated > 0
+
+    @property
+    def expected_size(self) -> int:
+        """Tokens the sequence is expected to reach, for admission."""
+        start = self.admitted_size or len(self.tokens)
+        most = len(self.request.prompt) + self.max_tokens
+        return max(len(self.tokens), min(most, start + EXPECTED_OUTPUT_TOKENS))

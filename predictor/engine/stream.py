@@ -1,0 +1,63 @@
+"""The way back from the decode thread to the event loop of whoever asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+from predictor.engine.request import Delta
+
+Item = Delta | Exception
+
+
+class TokenStream:
+    """Deltas of one sequence as an async iterator; ends after the delta with a finish reason.
+
+    Everything but the constructor runs on the event loop that `loop` is. Iterating raises `EngineFailure` or
+    `NotReady` where the engine gave up on the sequence.
+
+    Args:
+        loop: the event loop of the reader.
+        on_cancel: tells the engine to free the sequence; safe to call from the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_cancel: Callable[[], None]) -> None:
+        self.loop = loop
+        self._on_cancel = on_cancel
+        self._items: deque[Item] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+
+    def put(self, item: Item) -> None:
+        """Hand over the next delta, or the error that ends the stream."""
+        self._items.append(item)
+        self._ended = self._ended or isinstance(item, Exception) or item.finish_reason is not None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def cancel(self) -> None:
+        """Free the sequence within one step of the engine; nothing happens if it has ended."""
+        if not self._ended:
+            self._on_cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._items:
+            if self._ended:
+                raise StopAsyncIteration
+            self._waiter = self.loop.create_future()
+            await self._waiter
+        item = self._items.popleft()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+def deliver(items: list[tuple[TokenStream, Item]]) -> None:
+    """Hand over everything a step produced for one event loop, in one call of it."""
+    for stream, item in items:
+        stream.put(item)

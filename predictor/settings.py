@@ -1,0 +1,221 @@
+"""Every option of the server, once.
+
+A field is a command-line flag (`--max-queue`), an environment variable (`LLAMACPP_MAX_QUEUE`) and a manifest
+argument (`--max_queue`) at the same time. `predictor.cli` makes its options from the fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, FilePath, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "LLAMACPP_"
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ, fixed when llama.cpp is compiled
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How an option looks in `--help`.
+
+    Attributes:
+        group: heading it stands under.
+        unit: what its value counts or names.
+        default: what happens without it, where the default is a rule and not a value.
+    """
+
+    group: str
+    unit: str
+    default: str | None = None
+
+
+MODEL = "Model"
+NETWORK = "Network"
+BATCHING = "Context and batching"
+COMPUTE = "Threads, memory and GPU"
+LOGGING = "Logging"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """What `kserve-llamacpp serve` was asked to do.
+
+    Raises:
+        pydantic.ValidationError: a value is wrong or two contradict each other; `explain` words it.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Model to serve: a GGUF file, a folder with one, hf://owner/repo[:quantisation], "
+            "or any reference that KServe's storage understands.",
+        ),
+        Shown(MODEL, "reference"),
+    ]
+    model_name: Annotated[
+        str | None,
+        Field(min_length=1, pattern=r"^[^/\s]+$", description="Name that requests use for the model."),
+        Shown(MODEL, "name", "the file's name without .gguf"),
+    ] = None
+    model_file: Annotated[
+        str | None,
+        Field(
+            min_length=1, description="File name or quantisation to take when there are several GGUF files."
+        ),
+        Shown(MODEL, "name", "the only one there"),
+    ] = None
+    chat_template: Annotated[
+        FilePath | None,
+        Field(description="Jinja chat template to use instead of the model's own."),
+        Shown(MODEL, "file", "the GGUF's template"),
+    ] = None
+
+    http_port: Annotated[
+        Port, Field(description="Port of the V1, V2 and OpenAI protocols over HTTP."), Shown(NETWORK, "port")
+    ] = 8080
+    grpc_port: Annotated[
+        Port, Field(description="Port of the V2 protocol over gRPC."), Shown(NETWORK, "port")
+    ] = 8081
+    enable_grpc: Annotated[bool, Field(description="Serve gRPC as well as HTTP."), Shown(NETWORK, "")] = True
+    max_body_bytes: Annotated[
+        Count, Field(description="Largest request body accepted."), Shown(NETWORK, "bytes")
+    ] = 8 * 1024 * 1024
+    grace_period_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="How long running requests may take to finish after SIGTERM. Keep it below the pod's "
+            "terminationGracePeriodSeconds.",
+        ),
+        Shown(NETWORK, "seconds"),
+    ] = 25
+
+    context_tokens: Annotated[
+        int | None,
+        Field(ge=64, description="Size of the KV cache, shared by all running sequences."),
+        Shown(BATCHING, "tokens", "the model's training context, at most 8192"),
+    ] = None
+    max_sequences: Annotated[
+        int,
+        Field(ge=1, le=MAX_SEQUENCES, description="Sequences that run at the same time."),
+        Shown(BATCHING, "sequences"),
+    ] = 16
+    max_batch_tokens: Annotated[
+        Count,
+        Field(
+            description="Tokens decoded in one step. With fewer, a long prompt stalls running streams less; "
+            "with more, prompts are read faster."
+        ),
+        Shown(BATCHING, "tokens"),
+    ] = 512
+    max_queue: Annotated[
+        int,
+        Field(ge=0, description="Requests that may wait; more are refused with status 429."),
+        Shown(BATCHING, "requests"),
+    ] = 256
+
+    threads: Annotated[
+        Count | None,
+        Field(description="CPU threads that generate tokens."),
+        Shown(COMPUTE, "threads", "the container's CPU quota, else the physical cores"),
+    ] = None
+    threads_batch: Annotated[
+        Count | None,
+        Field(description="CPU threads that read prompts."),
+        Shown(COMPUTE, "threads", "as --threads"),
+    ] = None
+    n_gpu_layers: Annotated[
+        int,
+        Field(
+            ge=-1, description="Model layers to keep on the GPU, -1 for all; needs llama.cpp built for a GPU."
+        ),
+        Shown(COMPUTE, "layers"),
+    ] = 0
+    flash_attention: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="Fused attention kernel; auto lets llama.cpp decide."),
+        Shown(COMPUTE, "auto|on|off"),
+    ] = "auto"
+    kv_cache_type: Annotated[
+        Literal["f16", "q8_0"],
+        Field(description="Number format of the KV cache; q8_0 takes about half the memory of f16."),
+        Shown(COMPUTE, "f16|q8_0"),
+    ] = "f16"
+    mmap: Annotated[
+        bool,
+        Field(description="Map the file into memory; without it, it is read in full first."),
+        Shown(COMPUTE, ""),
+    ] = True
+    mlock: Annotated[
+        bool, Field(description="Lock the model in RAM so that it is never swapped out."), Shown(COMPUTE, "")
+    ] = False
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Field(description="Least severe messages to log."),
+        Shown(LOGGING, "debug|info|warning|error"),
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"],
+        Field(description="One line of text or one JSON object per message."),
+        Shown(LOGGING, "text|json"),
+    ] = "text"
+    log_llama: Annotated[bool, Field(description="Log llama.cpp's own messages too."), Shown(LOGGING, "")] = (
+        False
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.enable_grpc and self.http_port == self.grpc_port:
+            raise ValueError(
+                f"{flag('http_port')} and {flag('grpc_port')} are both {self.http_port}: "
+                f"choose two ports, or --no-enable-grpc"
+            )
+        if self.max_batch_tokens < self.max_sequences:
+            raise ValueError(
+                f"{flag('max_batch_tokens')} is {self.max_batch_tokens}, less than {flag('max_sequences')} "
+                f"{self.max_sequences}: each running sequence needs one token of every step"
+            )
+        if self.kv_cache_type != "f16" and self.flash_attention == "off":
+            raise ValueError(
+                f"{flag('kv_cache_type')} {self.kv_cache_type} needs flash attention: "
+                f"leave {flag('flash_attention')} at auto or on"
+            )
+        return self
+
+
+def flag(field: str) -> str:
+    """The command-line spelling of a field."""
+    return "MODEL" if field == "model" else "--" + field.replace("_", "-")
+
+
+def env_var(field: str) -> str:
+    """The environment variable of a field."""
+    return ENV_PREFIX + field.upper()
+
+
+def shown(field: str) -> Shown:
+    """How a field looks in `--help`."""
+    return next(item for item in Settings.model_fields[field].metadata if isinstance(item, Shown))
+
+
+def explain(error: ValidationError) -> str:
+    """One line per mistake, each naming the flag and the environment variable to correct."""
+    lines = []
+    for mistake in error.errors(include_url=False):
+        text = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "missing":
+            text = "missing; name the model to serve"
+        elif mistake["loc"]:
+            text += f", not {str(mistake['input'])!r}"
+        lines.append(": ".join([*(f"{flag(f)} ({env_var(f)})" for f in map(str, mistake["loc"])), text]))
+    return "\n".join(lines)

@@ -1,0 +1,163 @@
+"""Compile llama.cpp once per machine and keep the result outside the checkout.
+
+    build_llama.py wheel      the llama-cpp-python wheel; prints its path
+    build_llama.py server     llama-server and llama-bench of the same llama.cpp; prints their folder
+
+A build is kept under a key of everything that shapes it, the CPU's features among them, because code that is
+compiled for one CPU can crash on another. Progress goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kserve-llamacpp"
+REPORT_EVERY = 15.0  # seconds
+SERVER_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def pinned_version() -> str:
+    found = re.search(r"^llama[-_]cpp[-_]python==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    if found is None:
+        sys.exit("constraints.txt has no line llama-cpp-python==VERSION")
+    return found[1]
+
+
+def cpu_features() -> str:
+    """The instruction sets of this CPU, in a stable order."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor()
+    line = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", cpuinfo.read_text(), re.M)
+    return " ".join(sorted(line[1].split())) if line else platform.processor()
+
+
+def build_key(options: str) -> str:
+    """A folder name that changes with the version, the platform, the build options or the CPU."""
+    digest = hashlib.sha256(f"{options}\n{cpu_features()}".encode()).hexdigest()[:12]
+    return f"{pinned_version()}-{sysconfig.get_platform()}-{digest}"
+
+
+def build_once(target: Path, build: Callable[[Path], None]) -> None:
+    """Fill `target` by `build` unless it is there; only one process builds, and only whole results count."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up that is compiling llama.cpp")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return
+        for leftover in target.parent.glob(".building-*"):
+            shutil.rmtree(leftover)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as scratch:
+            result = Path(scratch, "result")
+            result.mkdir()
+            build(result)
+            result.rename(target)
+
+
+def run(command: list[str], log: Path, what: str) -> None:
+    """Run a long command, report how far it is, and show the end of its output if it fails."""
+    started = reported = time.monotonic()
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+            if time.monotonic() - reported >= REPORT_EVERY:
+                reported = time.monotonic()
+                say(f"  {what}: {duration(reported - started)}{ninja_step(log)}")
+    finally:
+        process.terminate()
+        process.wait()
+    if process.returncode:
+        say(log.read_text(errors="replace")[-4000:])
+        sys.exit(f"{what} failed with status {process.returncode}; the end of its output is above")
+
+
+def duration(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def ninja_step(log: Path) -> str:
+    """How many build steps are done, as ninja or make last wrote it."""
+    steps = re.findall(r"^\s*\[\s*(\d+/\d+|\d+%)\]", log.read_text(errors="replace"), re.M)
+    return f", step {steps[-1]}" if steps else ""
+
+
+def build_wheel(folder: Path) -> None:
+    say(f"compiling llama-cpp-python {pinned_version()}, once per machine: 6 to 13 minutes on two cores")
+    pip = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-cache-dir"]
+    source = ["--no-binary", "llama-cpp-python", f"llama-cpp-python=={pinned_version()}"]
+    run([*pip, *source, "--wheel-dir", str(folder)], folder.parent / "build.log", "compiling")
+
+
+def build_server(folder: Path) -> None:
+    scratch, log = folder.parent, folder.parent / "build.log"
+    say("compiling llama-server, once per machine: about 10 minutes on two cores")
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python"]
+    run([*pip, "--dest", str(scratch), f"llama-cpp-python=={pinned_version()}"], log, "downloading")
+    (sdist,) = scratch.glob("llama_cpp_python-*.tar.gz")
+    run(["tar", "-xzf", str(sdist), "-C", str(scratch)], log, "unpacking")
+    source, build = scratch / sdist.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp", scratch / "build"
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    run(["cmake", "-S", str(source), "-B", str(build), *generator, *SERVER_OPTIONS], log, "configuring")
+    targets = ["--target", "llama-server", "llama-bench"]
+    run(["cmake", "--build", str(build), "-j", str(os.cpu_count()), *targets], log, "compiling")
+    for name in ("llama-server", "llama-bench"):
+        shutil.copy2(build / "bin" / name, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=["wheel", "server"])
+    what = parser.parse_args().what
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if what == "wheel":
+        target = CACHE / "wheels" / build_key(os.environ.get("CMAKE_ARGS", ""))
+        build_once(target, build_wheel)
+        (wheel,) = target.glob("*.whl")
+        print(wheel)
+    else:
+        target = CACHE / "llama-server" / build_key(" ".join(SERVER_OPTIONS))
+        build_once(target, build_server)
+        print(target)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

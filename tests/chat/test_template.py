@@ -1,0 +1,155 @@
+"""Chat templates: what models' templates need, and what a hostile one must not get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from predictor.chat.sandbox import MAX_TEXT
+from predictor.chat.template import ChatTemplate
+from predictor.errors import InvalidRequest, StartupError
+
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}"
+    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+USER = {"role": "user", "content": "Hi"}
+
+
+def render(source: str, messages: list[Any] | None = None, **extra: Any) -> str:
+    return ChatTemplate(source, "<s>", "</s>").render([USER] if messages is None else messages, **extra)
+
+
+def test_smollm2_template_adds_its_system_prompt_and_the_generation_prompt() -> None:
+    assert render(SMOLLM2) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    conversation = [{"role": "system", "content": "Be brief."}, USER]
+    assert render(SMOLLM2, conversation, add_generation_prompt=False) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    )
+
+
+def test_names_and_filters_of_hugging_face_are_there() -> None:
+    assert render("{{ bos_token }}{{ eos_token }}{{ tools is none }}") == "<s></s>True"
+    assert render("{{ tools | tojson }}", tools=[{"n": "<é>"}]) == '[{"n": "<é>"}]'
+    assert render("{{ {'b': 1, 'a': [2]} | tojson(indent=2) }}") == '{\n  "b": 1,\n  "a": [\n    2\n  ]\n}'
+    assert render("{{ strftime_now('%Y') }}").isdigit()
+    assert render("{% generation %}kept{% endgeneration %}") == "kept"
+    assert render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "01"
+    assert render("{{ date }}", date="1 May") == "1 May"
+
+
+def test_block_lines_leave_no_blank_lines() -> None:
+    assert render("  {% if true %}\nyes\n  {% endif %}\n") == "yes\n"
+
+
+def test_loop_variables_survive_the_step_counter() -> None:
+    source = "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ loop.last }} {% endfor %}"
+    assert render(source, [USER, USER]) == "1/2False 2/2True "
+
+
+def test_text_parts_become_one_string() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert render("{{ messages[0].content }}", [{"role": "user", "content": parts}]) == "one\ntwo"
+
+
+def test_an_assistant_message_with_tool_calls_needs_no_content() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    assert render("{{ messages[0].content is none }}", [call]) == "True"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "user"}, "messages[0].content is missing"),
+        ({"role": "assistant", "content": None}, "messages[0].content is missing"),
+        ({"content": "Hi"}, "messages[0].role must be a string"),
+        ({"role": "user", "content": 3}, "messages[0].content must be a string"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "this server takes text only"),
+        ({"role": "user", "content": ["Hi"]}, "messages[0].content[0] must be an object"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text must be a string"),
+        ({"role": "user", "content": "\ud800"}, "messages must be valid Unicode"),
+        ("Hi", "messages[0] must be an object"),
+    ],
+)
+def test_malformed_messages_are_named(message: Any, expected: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        render(SMOLLM2, [message])
+    assert expected in caught.value.message
+    assert caught.value.param == "messages"
+
+
+def test_the_templates_own_refusal_reaches_the_user() -> None:
+    with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
+        render("{{ raise_exception('roles must alternate') }}")
+    assert caught.value.param == "messages"
+
+
+def test_the_callers_messages_stay_as_they_are() -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    for source in ("{{ messages[0].update({'role': 'x'}) }}", "{{ messages.append(1) }}"):
+        with pytest.raises(InvalidRequest, match="unsafe"):
+            render(source, messages)
+    assert messages == [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+
+
+@pytest.mark.parametrize("source", ["{% for x in", "{{ x | nosuchfilter }}", "{{" + "(" * 3000])
+def test_a_template_that_cannot_be_compiled_says_what_to_do(source: str) -> None:
+    with pytest.raises(StartupError, match="--chat-template FILE"):
+        ChatTemplate(source, "", "")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ raise_exception.__globals__['__builtins__'] }}",
+        "{{ messages[0].content.__class__() }}",
+        "{% include '/etc/passwd' %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{% for i in range(99) %}{{ m(n + 1) }}{% endfor %}{% endmacro %}{{ m(0) }}",
+        "{{ 'x' * 10000000000 }}",
+        "{{ [0] * 10000000000 }}",
+        "{{ 9 ** 9999999 }}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '%*d' % (9999999999, 1) }}",
+        "{{ '{:9999999999}'.format(1) }}",
+        "{{ 'a'.ljust(9999999999) }}",
+        "{{ 'a' | indent(9999999999, true) }}",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_a_hostile_or_broken_template_ends_in_an_error(source: str) -> None:
+    with pytest.raises(InvalidRequest, match="the model's chat template fails"):
+        render(source)
+
+
+def test_output_up_to_the_limit_is_fine() -> None:
+    assert len(render("{{ messages[0].content }}", [{"role": "user", "content": "x" * MAX_TEXT}])) == MAX_TEXT
+
+
+def test_a_failed_rendering_leaves_the_next_its_full_budget() -> None:
+    template = ChatTemplate(
+        "{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{% endfor %}ok", "", ""
+    )
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="steps"):
+            template.render([USER], n=2000)
+        assert template.render([USER], n=1000) == "ok"
+
+
+def test_whether_a_rendered_prompt_has_its_bos_token() -> None:
+    template = ChatTemplate("", "<s>", "</s>")
+    assert template.writes_bos("<s>[INST]")
+    assert not template.writes_bos("[INST]")
+    assert not ChatTemplate("", "", "").writes_bos("[INST]")

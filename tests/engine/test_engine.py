@@ -1,0 +1,266 @@
+"""The engine on the real model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from predictor.engine.engine import Engine
+from predictor.engine.request import FinishReason, Request, SamplingParams
+from predictor.errors import InvalidRequest, NotReady, PromptTooLong, QueueFull
+from predictor.text_generation import Completion, collect
+
+GREEDY = SamplingParams(temperature=0, max_tokens=24)
+CAPITALS = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Spain": "Madrid"}
+
+
+def chat(engine: Engine, text: str) -> tuple[int, ...]:
+    rendered = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    return tuple(engine.tokenize(rendered, add_special=False, parse_special=True))
+
+
+def ask(engine: Engine, text: str, params: SamplingParams = GREEDY) -> Request:
+    return Request("test", chat(engine, text), params)
+
+
+async def complete(engine: Engine, *requests: Request) -> list[Completion]:
+    streams = engine.submit_all(requests)
+    return list(
+        await asyncio.gather(*(collect(s, len(r.prompt)) for s, r in zip(streams, requests, strict=True)))
+    )
+
+
+async def until(condition: object, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_a_chat_question_is_answered_and_ends_by_itself(engine: Engine) -> None:
+    [answer] = await complete(engine, ask(engine, "What is the capital of France?"))
+    assert "Paris" in answer.text
+    assert answer.finish_reason is FinishReason.STOP
+    assert answer.completion_tokens > 0
+
+
+async def test_eight_at_once_each_get_their_own_answer(engine: Engine) -> None:
+    countries = [*CAPITALS, *CAPITALS]
+    answers = await complete(engine, *(ask(engine, f"What is the capital of {c}?") for c in countries))
+    for country, answer in zip(countries, answers, strict=True):
+        assert CAPITALS[country] in answer.text
+
+
+async def test_greedy_text_is_the_same_alone_and_in_a_batch_of_eight(engine: Engine) -> None:
+    questions = [f"Name the colour of {thing}." for thing in "sky grass snow coal blood sun sea sand".split()]
+    alone = [(await complete(engine, ask(engine, question)))[0].text for question in questions]
+    together = await complete(engine, *(ask(engine, question) for question in questions))
+    # Sums in a batch may be added in another order, which can tip a near tie: most must agree, not all.
+    assert sum(a == b.text for a, b in zip(alone, together, strict=True)) >= 6
+
+
+async def test_the_same_seed_gives_the_same_text_and_another_seed_another(engine: Engine) -> None:
+    def story(seed: int) -> Request:
+        return ask(engine, "Tell me a story.", SamplingParams(seed=seed, temperature=1.5, max_tokens=24))
+
+    first, again, other = [(await complete(engine, story(seed)))[0].text for seed in (5, 5, 6)]
+    assert first == again != other
+
+
+async def test_max_tokens_ends_with_length(engine: Engine) -> None:
+    params = SamplingParams(max_tokens=5, ignore_eos=True, temperature=0)
+    [answer] = await complete(engine, ask(engine, "Count to a hundred.", params))
+    assert (answer.finish_reason, answer.completion_tokens) == (FinishReason.LENGTH, 5)
+
+
+async def test_a_stop_string_ends_the_text_before_itself(engine: Engine) -> None:
+    [whole] = await complete(engine, ask(engine, "What is the capital of France?"))
+    params = SamplingParams(temperature=0, max_tokens=24, stop=("Paris",))
+    [cut] = await complete(engine, ask(engine, "What is the capital of France?", params))
+    assert cut.text == whole.text[: whole.text.index("Paris")]
+    assert cut.finish_reason is FinishReason.STOP
+
+
+async def test_ignore_eos_goes_on_to_the_limit(engine: Engine) -> None:
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    [answer] = await complete(engine, ask(engine, "What is the capital of France?", params))
+    assert (answer.finish_reason, answer.completion_tokens) == (FinishReason.LENGTH, 60)
+
+
+async def test_a_logit_bias_forces_and_forbids_tokens(engine: Engine) -> None:
+    [token] = engine.tokenize(" banana", add_special=False, parse_special=False)[:1]
+    forced = SamplingParams(temperature=0, max_tokens=3, logit_bias={token: 100.0})
+    [answer] = await complete(engine, ask(engine, "Say something.", forced))
+    assert answer.text == engine.model.piece(token).decode() * 3
+    paris = engine.tokenize(" Paris", add_special=False, parse_special=False)[0]
+    forbidden = SamplingParams(temperature=0, max_tokens=24, logit_bias={paris: -100.0})
+    [answer] = await complete(engine, ask(engine, "What is the capital of France?", forbidden))
+    assert "Paris" not in answer.text
+
+
+async def test_a_bias_and_a_penalty_run_in_the_native_chain_too(engine: Engine) -> None:
+    [token] = engine.tokenize(" banana", add_special=False, parse_special=False)[:1]
+    params = SamplingParams(temperature=0, max_tokens=3, logit_bias={token: 100.0}, repeat_penalty=1.1)
+    [answer] = await complete(engine, ask(engine, "Say something.", params))
+    assert answer.text.startswith(engine.model.piece(token).decode())
+
+
+async def test_a_frequency_penalty_breaks_repetition(engine: Engine) -> None:
+    def repeat(penalty: float) -> Request:
+        prompt = tuple(engine.tokenize("ha ha ha ha ha ha", add_special=True, parse_special=False))
+        params = SamplingParams(temperature=0, max_tokens=40, frequency_penalty=penalty, ignore_eos=True)
+        return Request("test", prompt, params)
+
+    plain, penalised = await complete(engine, repeat(0), repeat(2))
+    assert penalised.text.count("ha") < plain.text.count("ha")
+
+
+async def test_logprobs_are_a_distribution_and_name_the_greedy_choice(engine: Engine) -> None:
+    params = SamplingParams(temperature=0, max_tokens=4, top_logprobs=5)
+    [answer] = await complete(engine, ask(engine, "What is the capital of France?", params))
+    assert len(answer.logprobs) == answer.completion_tokens == 4
+    for entry in answer.logprobs:
+        values = [top.logprob for top in entry.top]
+        assert entry.top[0].token == entry.token
+        assert values == sorted(values, reverse=True)
+        assert entry.logprob <= 0
+        assert len(values) == 5
+    assert "".join(entry.piece.decode() for entry in answer.logprobs) == answer.text
+
+
+async def test_emoji_never_come_in_pieces(engine: Engine) -> None:
+    tokens = engine.tokenize("😀", add_special=False, parse_special=False)
+    assert len(tokens) > 1
+    prompt = tuple(engine.tokenize("😀😀😀😀😀😀😀😀", add_special=True, parse_special=False))
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    [stream] = engine.submit_all([Request("test", prompt, params)])
+    texts = [delta.text async for delta in stream]
+    assert "😀" in "".join(texts)
+    assert all("\ufffd" not in text for text in texts)
+
+
+async def test_a_shared_beginning_is_computed_once_for_all(make_engine: object) -> None:
+    engine: Engine = make_engine()  # type: ignore[operator]
+    system = "You are a helpful assistant. " * 30
+    before = engine.stats().prompt_tokens
+    requests = [ask(engine, f"{system} What is {n}?", SamplingParams(max_tokens=2)) for n in range(6)]
+    answers = await complete(engine, *requests)
+    computed = engine.stats().prompt_tokens - before
+    assert computed < len(requests[0].prompt) + 6 * 20
+    assert [answer.cached_tokens > 150 for answer in answers] == [False] + [True] * 5
+
+
+async def test_cached_and_computed_prefixes_give_the_same_text(make_engine: object) -> None:
+    engine: Engine = make_engine(max_sequences=2)  # type: ignore[operator]
+    question = "Explain in one sentence what the capital of France is famous for."
+    [first] = await complete(engine, ask(engine, question))
+    [second] = await complete(engine, ask(engine, question))
+    assert (first.cached_tokens, second.cached_tokens) == (0, len(chat(engine, question)) - 1)
+    assert first.text == second.text
+
+
+async def test_cancelling_frees_the_sequence_at_once(make_engine: object) -> None:
+    engine: Engine = make_engine()  # type: ignore[operator]
+    params = SamplingParams(max_tokens=4000, ignore_eos=True)
+    [stream] = engine.submit_all([ask(engine, "Count.", params)])
+    async for _ in stream:
+        break
+    steps = engine.stats().steps
+    stream.cancel()
+    deltas = [delta async for delta in stream]
+    assert deltas[-1].finish_reason is FinishReason.CANCELLED
+    assert engine.stats().running == 0
+    assert engine.stats().steps - steps <= 2
+
+
+async def test_cancelling_works_in_the_middle_of_a_prefill(make_engine: object) -> None:
+    engine: Engine = make_engine(max_batch_tokens=32)  # type: ignore[operator]
+    prompt = tuple(range(100, 100 + 4000))
+    [stream] = engine.submit_all([Request("test", prompt, GREEDY)])
+    await until(lambda: engine.stats().steps >= 2)
+    stream.cancel()
+    deltas = [delta async for delta in stream]
+    assert deltas[-1].finish_reason is FinishReason.CANCELLED
+    assert engine.stats().prompt_tokens < 2000
+
+
+async def test_a_cancelled_waiting_request_never_runs(make_engine: object) -> None:
+    engine: Engine = make_engine(max_sequences=1)  # type: ignore[operator]
+    params = SamplingParams(max_tokens=30, ignore_eos=True)
+    first, second = engine.submit_all([ask(engine, "Count.", params), ask(engine, "Sing.", params)])
+    second.cancel()
+    assert [delta.finish_reason async for delta in second] == [FinishReason.CANCELLED]
+    assert (await collect(first, 1)).completion_tokens == 30
+
+
+async def test_requests_that_together_overfill_the_cache_all_finish(make_engine: object) -> None:
+    engine: Engine = make_engine(context_tokens=768, max_sequences=4)  # type: ignore[operator]
+    params = SamplingParams(temperature=0, max_tokens=600, ignore_eos=True)
+    requests = [ask(engine, f"Tell me a long story about {x}.", params) for x in ("a", "b", "c")]
+    answers = await complete(engine, *requests)
+    assert [answer.completion_tokens for answer in answers] == [600] * 3
+    assert engine.stats().preemptions > 0
+
+
+async def test_an_answer_ends_when_the_context_is_full(make_engine: object) -> None:
+    engine: Engine = make_engine(context_tokens=256)  # type: ignore[operator]
+    request = ask(engine, "Count.", SamplingParams(ignore_eos=True))
+    [answer] = await complete(engine, request)
+    assert answer.finish_reason is FinishReason.LENGTH
+    assert answer.prompt_tokens + answer.completion_tokens == 256
+
+
+async def test_bad_requests_are_refused_and_others_lose_nothing(engine: Engine) -> None:
+    [stream] = engine.submit_all([ask(engine, "What is the capital of France?")])
+    with pytest.raises(InvalidRequest, match="no tokens"):
+        engine.submit_all([Request("test", (), GREEDY)])
+    with pytest.raises(PromptTooLong, match="8192"):
+        engine.submit_all([Request("test", (5,) * 8192, GREEDY)])
+    with pytest.raises(InvalidRequest, match="vocabulary"):
+        engine.submit_all([Request("test", (10**6,), GREEDY)])
+    with pytest.raises(InvalidRequest, match="logit_bias"):
+        engine.submit_all([Request("test", (5,), SamplingParams(logit_bias={10**6: 1.0}))])
+    assert "Paris" in (await collect(stream, 1)).text
+    assert engine.stats().running == 0
+
+
+async def test_the_queue_is_bounded(make_engine: object) -> None:
+    engine: Engine = make_engine(max_sequences=1, max_queue=1)  # type: ignore[operator]
+    params = SamplingParams(max_tokens=50, ignore_eos=True)
+    streams = engine.submit_all([ask(engine, "Count.", params), ask(engine, "Sing.", params)])
+    with pytest.raises(QueueFull) as caught:
+        engine.submit_all([ask(engine, "Wait.", params)])
+    assert caught.value.retry_after >= 1
+    with pytest.raises(InvalidRequest, match="split"):
+        engine.submit_all([ask(engine, "Wait.", params)] * 3)
+    for stream in streams:
+        await collect(stream, 1)
+    assert (await complete(engine, ask(engine, "What is the capital of France?")))[0].text
+
+
+async def test_draining_refuses_new_requests_and_finishes_the_running(make_engine: object) -> None:
+    engine: Engine = make_engine()  # type: ignore[operator]
+    params = SamplingParams(max_tokens=30, ignore_eos=True)
+    [stream] = engine.submit_all([ask(engine, "Count.", params)])
+    drained = asyncio.create_task(engine.drain(20))
+    await asyncio.sleep(0)
+    with pytest.raises(NotReady):
+        engine.submit_all([ask(engine, "More.", params)])
+    assert (await collect(stream, 1)).completion_tokens == 30
+    assert await drained
+
+
+async def test_closing_ends_what_runs_with_an_error(make_engine: object) -> None:
+    engine: Engine = make_engine()  # type: ignore[operator]
+    [stream] = engine.submit_all([ask(engine, "Count.", SamplingParams(max_tokens=4000, ignore_eos=True))])
+    async for _ in stream:
+        break
+    assert not await engine.drain(0.1)
+    started = time.monotonic()
+    engine.close()
+    assert time.monotonic() - started < 2
+    with pytest.raises(NotReady, match="shut down"):
+        async for _ in stream:
+            pass

@@ -1,0 +1,191 @@
+"""The prefix cache against a plain simulation of what llama.cpp does with cells."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from predictor.engine.prefix_cache import CopyCells, PrefixCache, RemoveCells, common_prefix
+
+
+class Cells:
+    """llama.cpp's unified KV cache: per sequence, which cell stands at which position."""
+
+    def __init__(self) -> None:
+        self.sequences: dict[int, dict[int, tuple[int, int]]] = {}
+        self.made = 0
+
+    def apply(self, cache: PrefixCache) -> None:
+        for operation in cache.take_operations():
+            if isinstance(operation, CopyCells):
+                source = self.sequences[operation.source]
+                for position in range(operation.start, operation.end):
+                    self.sequences.setdefault(operation.target, {})[position] = source[position]
+            elif isinstance(operation, RemoveCells):
+                held = self.sequences.get(operation.sequence_id, {})
+                end = operation.end if operation.end is not None else 10**9
+                for position in [p for p in held if operation.start <= p < end]:
+                    del held[position]
+
+    def compute(self, sequence_id: int, position: int, token: int) -> None:
+        held = self.sequences.setdefault(sequence_id, {})
+        assert position not in held
+        held[position] = (self.made, token)
+        self.made += 1
+
+    def tokens(self, sequence_id: int) -> list[int]:
+        held = self.sequences.get(sequence_id, {})
+        assert sorted(held) == list(range(len(held)))
+        return [held[position][1] for position in range(len(held))]
+
+    @property
+    def used(self) -> int:
+        return len({cell for held in self.sequences.values() for cell in held.values()})
+
+
+class Driver:
+    """Runs sequences through a cache and the simulation together, checking both after every step."""
+
+    def __init__(self, capacity: int = 60, ids: int = 5) -> None:
+        self.cache = PrefixCache(capacity, ids)
+        self.cells = Cells()
+        self.running: dict[int, list[int]] = {}
+
+    def start(self, tokens: list[int]) -> tuple[int, int] | None:
+        if not tokens:
+            return None
+        started = self.cache.start(tokens)
+        if started is None:
+            return None
+        sequence_id, length = started
+        assert sequence_id not in self.running
+        assert length < len(tokens)
+        self.running[sequence_id] = tokens[:length]
+        self.check()
+        for token in tokens[length:]:
+            if not self.extend(sequence_id, [token]):
+                break
+        return started
+
+    def extend(self, sequence_id: int, tokens: list[int]) -> bool:
+        if not self.cache.make_room(len(tokens)):
+            return False
+        self.cells.apply(self.cache)
+        done = self.running[sequence_id]
+        for token in tokens:
+            self.cells.compute(sequence_id, len(done), token)
+            done.append(token)
+        self.cache.extend(sequence_id, tokens)
+        self.check()
+        return True
+
+    def finish(self, sequence_id: int, retain: bool = True) -> None:
+        del self.running[sequence_id]
+        self.cache.finish(sequence_id, retain=retain)
+        self.check()
+
+    def check(self) -> None:
+        self.cells.apply(self.cache)
+        for sequence_id, tokens in self.running.items():
+            assert self.cells.tokens(sequence_id) == tokens
+        assert self.cache.used == self.cells.used <= self.cache.capacity
+        pinned = {
+            cell
+            for sequence_id in self.running
+            for cell in self.cells.sequences.get(sequence_id, {}).values()
+        }
+        assert self.cache.pinned == len(pinned)
+
+
+def test_a_finished_prompt_is_taken_over_up_to_its_last_token() -> None:
+    driver = Driver()
+    first, _ = driver.start([1, 2, 3, 4])
+    driver.finish(first)
+    assert driver.cache.match([1, 2, 3, 4]) == 3
+    assert driver.cache.match([1, 2, 9, 9]) == 2
+    assert driver.start([1, 2, 3, 9]) is not None
+    assert driver.cache.hit_tokens == 3
+
+
+def test_a_running_sequence_shares_what_it_has_computed_so_far() -> None:
+    driver = Driver()
+    driver.start([1, 2, 3, 4])
+    _, cached = driver.start([1, 2, 3, 5, 6])
+    assert cached == 3
+    assert driver.cache.used == 4 + 2
+
+
+def test_cells_held_by_a_running_sequence_are_never_evicted() -> None:
+    driver = Driver(capacity=6)
+    driver.start([1, 2, 3, 4])
+    assert not driver.cache.make_room(3)
+    assert driver.cache.make_room(2)
+
+
+def test_the_longest_unused_sequence_is_evicted_first() -> None:
+    driver = Driver(capacity=10)
+    for tokens in ([1, 1, 1], [2, 2, 2], [3, 3, 3], [1, 1, 1], [4, 4, 4]):
+        driver.finish(driver.start(tokens)[0])
+    assert driver.cache.match([2, 2, 2]) == 0
+    assert driver.cache.match([1, 1, 1]) == driver.cache.match([3, 3, 3]) == 2
+
+
+def test_two_equal_sequences_end_up_on_the_same_cells() -> None:
+    driver = Driver()
+    first, _ = driver.start([1, 2, 3])
+    second, _ = driver.start([1, 2, 3])
+    driver.extend(first, [7, 8])
+    driver.extend(second, [7, 8, 9])
+    assert driver.cache.used == 5 + 4
+    driver.finish(first)
+    driver.finish(second)
+    assert driver.cache.used == 6
+    assert driver.cache.match([1, 2, 3, 7, 8, 9, 0]) == 6
+
+
+def test_without_reuse_nothing_is_retained() -> None:
+    cache = PrefixCache(10, 2, reuse=False)
+    sequence_id, _ = cache.start([1, 2, 3])
+    cache.extend(sequence_id, [1, 2, 3])
+    cache.finish(sequence_id)
+    assert (cache.used, cache.match([1, 2, 3, 4])) == (0, 0)
+
+
+def test_common_prefix_agrees_with_a_plain_loop_over_block_edges() -> None:
+    base = list(range(200))
+    for length in (0, 1, 63, 64, 65, 127, 128, 199, 200):
+        other = base[:length] + [-1] * (200 - length)
+        assert common_prefix(base, other) == length
+
+
+tokens = st.lists(st.integers(0, 2), min_size=1, max_size=12)
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("start"), tokens),
+        st.tuples(st.just("extend"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=3)),
+        st.tuples(st.just("finish"), st.integers(0, 9), st.booleans()),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(actions, st.integers(8, 40), st.integers(1, 6))
+def test_cells_tokens_and_counts_always_agree_with_llama_cpp(
+    script: list[tuple[object, ...]], capacity: int, ids: int
+) -> None:
+    driver = Driver(capacity, ids)
+    for action, *arguments in script:
+        if action == "start":
+            driver.start(arguments[0])
+        elif driver.running:
+            sequence_id = list(driver.running)[arguments[0] % len(driver.running)]
+            if action == "extend":
+                driver.extend(sequence_id, arguments[1])
+            else:
+                driver.finish(sequence_id, arguments[1])
+    for sequence_id in list(driver.running):
+        driver.finish(sequence_id, retain=False)
+    assert driver.cache.pinned == 0
+    assert driver.cache.make_room(capacity)
+    assert driver.cache.used == 0

@@ -1,0 +1,208 @@
+"""The scheduler without a model: a fake decode that only counts."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from predictor.engine.prefix_cache import PrefixCache
+from predictor.engine.request import Request, SamplingParams
+from predictor.engine.scheduler import Chunk, Scheduler
+from predictor.engine.sequence import Sequence
+
+FILLER = 7
+
+
+def sequence(prompt: list[int], max_tokens: int = 4) -> Sequence:
+    return Sequence(Request("r", tuple(prompt), SamplingParams()), max_tokens)
+
+
+def scheduler(capacity: int = 1000, sequences: int = 4, batch: int = 64, ids: int = 8) -> Scheduler:
+    return Scheduler(PrefixCache(capacity, ids), max_sequences=sequences, max_batch_tokens=batch)
+
+
+def step(subject: Scheduler, budget: int | None = None) -> list[Chunk]:
+    """What the engine does in a step, with FILLER for every sampled token."""
+    chunks = subject.schedule(budget)
+    subject.cache.take_operations()
+    subject.commit(chunks)
+    for chunk in chunks:
+        if chunk.completes:
+            chunk.sequence.tokens.append(FILLER)
+            if chunk.sequence.num_generated >= chunk.sequence.max_tokens:
+                subject.finish(chunk.sequence)
+    return chunks
+
+
+def sizes(chunks: list[Chunk]) -> list[int]:
+    return [chunk.end - chunk.start for chunk in chunks]
+
+
+def test_a_prompt_longer_than_the_batch_is_computed_in_chunks() -> None:
+    subject = scheduler(batch=10)
+    subject.add(sequence(list(range(25)), max_tokens=1))
+    assert [sizes(step(subject)) for _ in range(3)] == [[10], [10], [5]]
+    assert not subject.has_work
+
+
+def test_a_running_stream_gets_its_token_beside_a_long_prompt() -> None:
+    subject = scheduler(batch=16)
+    stream = sequence([1, 2, 3], max_tokens=20)
+    subject.add(stream)
+    step(subject)
+    subject.add(sequence(list(range(100, 200))))
+    for _ in range(5):
+        chunks = step(subject)
+        assert chunks[0].sequence is stream
+        assert sum(sizes(chunks)) <= 16
+
+
+def test_the_prefill_budget_holds_only_beside_decoding() -> None:
+    subject = scheduler(batch=64)
+    subject.add(sequence([1, 2, 3], max_tokens=20))
+    assert sizes(step(subject, 2)) == [3]
+    subject.add(sequence(list(range(100, 150))))
+    assert sizes(step(subject, 5)) == [1, 5]
+
+
+def test_a_short_prompt_passes_a_long_one() -> None:
+    subject = scheduler(batch=20)
+    subject.add(sequence(list(range(100, 400))))
+    step(subject)
+    short = sequence([1, 2, 3, 4, 5], max_tokens=1)
+    subject.add(short)
+    step(subject)
+    assert short.num_generated == 1
+
+
+def test_the_longest_running_prefill_always_gets_half() -> None:
+    subject = scheduler(batch=20)
+    long = sequence(list(range(100, 400)))
+    subject.add(long)
+    step(subject)
+    for start in (1000, 2000, 3000):
+        subject.add(sequence(list(range(start, start + 30))))
+    chunks = step(subject)
+    assert next(c.end - c.start for c in chunks if c.sequence is long) == 10
+    assert sum(sizes(chunks)) == 20
+
+
+def test_admission_goes_by_cells_not_by_slots() -> None:
+    subject = scheduler(capacity=100)
+    for start in (0, 100, 200):
+        subject.add(sequence(list(range(start, start + 30)), max_tokens=20))
+    subject.schedule()
+    assert (len(subject.running), len(subject.waiting)) == (2, 1)
+
+
+def test_requests_are_admitted_in_order_of_arrival() -> None:
+    """A small request doesn't pass a large one that waits for cells, however often cells get free."""
+    subject = scheduler(capacity=100)
+    first, large, small = (
+        sequence(list(range(start, start + length)), max_tokens=20)
+        for start, length in ((0, 50), (100, 60), (200, 5))
+    )
+    for one in (first, large, small):
+        subject.add(one)
+    while large.num_generated == 0:
+        step(subject)
+        assert small.num_generated == 0 or large.num_computed > 0
+
+
+def test_a_shared_beginning_is_computed_once() -> None:
+    subject = scheduler(batch=64)
+    prompt = list(range(100, 200))
+    sequences = [sequence([*prompt, 500 + i]) for i in range(3)]
+    for one in sequences:
+        subject.add(one)
+    computed = sum(sum(sizes(step(subject))) for _ in range(3))
+    assert computed < len(prompt) + 3 * 4
+    assert [one.cached_tokens for one in sequences] == [0, 100, 100]
+
+
+def test_others_pass_a_request_that_waits_for_a_prefix() -> None:
+    subject = scheduler(batch=64)
+    prompt = list(range(100, 200))
+    other = sequence([1, 2, 3])
+    for one in (sequence(prompt), sequence([*prompt, 1]), other):
+        subject.add(one)
+    assert other in [chunk.sequence for chunk in step(subject)]
+
+
+def test_a_full_cache_preempts_the_last_admitted_and_both_finish() -> None:
+    subject = scheduler(capacity=600)
+    first, second = sequence(list(range(10)), 400), sequence(list(range(100, 110)), 400)
+    subject.add(first)
+    subject.add(second)
+    for _ in range(2000):
+        if not subject.has_work:
+            break
+        step(subject)
+    assert subject.num_preemptions > 0
+    assert first.preemptions == 0
+    assert (first.num_generated, second.num_generated) == (400, 400)
+
+
+def test_finish_takes_a_waiting_sequence_out_of_the_queue() -> None:
+    subject = scheduler(sequences=1)
+    first, second = sequence([1, 2]), sequence([3, 4])
+    subject.add(first)
+    subject.add(second)
+    step(subject)
+    subject.finish(second)
+    subject.finish(second)
+    assert not subject.waiting
+
+
+requests = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 2), min_size=1, max_size=60),
+        st.integers(1, 60),
+        st.integers(0, 20),
+        st.integers(0, 200),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    requests,
+    st.integers(130, 200),
+    st.integers(1, 4),
+    st.integers(4, 40),
+    st.integers(0, 4),
+    st.integers(1, 9),
+)
+def test_every_sequence_finishes_within_all_budgets(
+    script: list[tuple[list[int], int, int, int]],
+    capacity: int,
+    max_sequences: int,
+    batch: int,
+    spare_ids: int,
+    prefill_budget: int,
+) -> None:
+    """None lost, none starved, no budget exceeded, whatever arrives when and is cancelled when."""
+    subject = scheduler(capacity, max_sequences, batch, max_sequences + spare_ids)
+    todo = [(at, cancel_at, sequence(prompt, most)) for prompt, most, at, cancel_at in script]
+    cancelled: set[int] = set()
+    for now in range(5000):
+        for at, cancel_at, one in todo:
+            if at == now:
+                subject.add(one)
+            if at + cancel_at == now and one.num_generated < one.max_tokens:
+                subject.finish(one)
+                cancelled.add(id(one))
+        chunks = step(subject, prefill_budget)
+        assert sum(sizes(chunks)) <= batch
+        assert len({id(c.sequence) for c in chunks}) == len(chunks) <= max_sequences
+        assert subject.cache.used <= capacity
+        assert chunks or not subject.running
+        if now > 20 + 200 and not subject.has_work:
+            break
+    else:
+        raise AssertionError("starved")
+    for _, _, one in todo:
+        assert one.num_generated == one.max_tokens or id(one) in cancelled
+    assert subject.cache.pinned == 0

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from predictor.settings import ENV_PREFIX, Settings, env_var, explain, flag, shown
+
+FIELDS = list(Settings.model_fields)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(ENV_PREFIX):
+            monkeypatch.delenv(name)
+
+
+def mistake(**values: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Settings(**values)
+    return explain(caught.value)
+
+
+def test_only_the_model_must_be_given() -> None:
+    settings = Settings(model="m.gguf")
+    assert (settings.http_port, settings.grpc_port, settings.enable_grpc) == (8080, 8081, True)
+    assert settings.context_tokens is None
+    assert mistake() == "MODEL (LLAMACPP_MODEL): missing; name the model to serve"
+
+
+def test_the_environment_gives_what_the_caller_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMACPP_MAX_QUEUE", "7")
+    monkeypatch.setenv("LLAMACPP_THREADS", "3")
+    monkeypatch.setenv("LLAMACPP_LOG_FORMAT", "")
+    settings = Settings(model="m", threads=2)
+    assert (settings.max_queue, settings.threads, settings.log_format) == (7, 2, "text")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_says_what_it_is(field: str) -> None:
+    info, display = Settings.model_fields[field], shown(field)
+    assert info.description
+    assert info.description.endswith(".")
+    assert display.unit or info.annotation is bool
+    needs_rule = info.default is None
+    assert (display.default is not None) == needs_rule
+
+
+def test_kubernetes_service_variables_set_no_field() -> None:
+    # A Service called "llamacpp" puts these into every pod of its namespace.
+    injected = {"LLAMACPP_PORT", "LLAMACPP_SERVICE_HOST", "LLAMACPP_SERVICE_PORT", "LLAMACPP_PORT_8080_TCP"}
+    assert injected.isdisjoint(env_var(field) for field in FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", ""),
+        ("model_name", "a/b"),
+        ("model_name", "two words"),
+        ("model_file", ""),
+        ("chat_template", "/no/such/template.jinja"),
+        ("http_port", 0),
+        ("grpc_port", 65536),
+        ("enable_grpc", "perhaps"),
+        ("max_body_bytes", 0),
+        ("grace_period_seconds", -1),
+        ("context_tokens", 63),
+        ("max_sequences", 257),
+        ("max_batch_tokens", 0),
+        ("max_queue", -1),
+        ("threads", 0),
+        ("threads_batch", "1.5"),
+        ("n_gpu_layers", -2),
+        ("flash_attention", "yes"),
+        ("kv_cache_type", "q4_0"),
+        ("log_level", "trace"),
+        ("log_format", "xml"),
+    ],
+)
+def test_a_bad_value_is_named_by_flag_and_variable(field: str, value: object) -> None:
+    message = mistake(**{"model": "m", field: value})
+    assert message.startswith(f"{flag(field)} ({env_var(field)}): ")
+    assert message.endswith(f", not {str(value)!r}")
+    assert "\n" not in message
+
+
+def test_every_mistake_has_a_line() -> None:
+    lines = mistake(model="m", http_port="x", max_queue=-1).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["--http-port", "--max-queue"]
+
+
+def test_an_unknown_field_is_refused() -> None:
+    assert "--htp-port" in mistake(model="m", htp_port=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"http_port": 9000, "grpc_port": 9000}, ["--http-port", "--grpc-port", "9000", "--no-enable-grpc"]),
+        ({"max_batch_tokens": 8, "max_sequences": 9}, ["--max-batch-tokens", "8", "--max-sequences", "9"]),
+        ({"kv_cache_type": "q8_0", "flash_attention": "off"}, ["--kv-cache-type", "--flash-attention"]),
+    ],
+)
+def test_options_that_contradict_each_other(values: dict[str, Any], words: list[str]) -> None:
+    message = mistake(model="m", **values)
+    assert all(word in message for word in words), message
+
+
+def test_options_that_only_seem_to_contradict_each_other() -> None:
+    Settings(model="m", http_port=9000, grpc_port=9000, enable_grpc=False)
+    Settings(model="m", max_batch_tokens=8, max_sequences=8)
+    Settings(model="m", kv_cache_type="q8_0")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings(model="m").model = "other"
+
+
+def test_a_template_file_is_a_path(tmp_path: Path) -> None:
+    file = tmp_path / "chat.jinja"
+    file.write_text("{{ messages }}")
+    assert Settings(model="m", chat_template=str(file)).chat_template == file
