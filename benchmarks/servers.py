@@ -70,7 +70,7 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OurServer:
-    """`kserve-llamacpp serve`."""
+    """`kserve-llamacpp serve`, as installed beside this Python."""
 
     model: Path
     threads: int
@@ -92,7 +92,7 @@ class OurServer:
             "--context-tokens": setup.context_tokens,
         }
         arguments = [str(part) for option in options.items() for part in option]
-        return [sys.executable, "-m", "predictor.cli", "serve", str(self.model), *arguments]
+        return [str(Path(sys.executable).with_name("kserve-llamacpp")), "serve", str(self.model), *arguments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +203,15 @@ async def running(server: Server, setup: Setup) -> AsyncIterator[RunningServer]:
     """Start the server on a free port, wait until it is ready, stop it at the end.
 
     Raises:
-        ServerError: the process ended, or was not ready in time.
+        ServerError: the program isn't there, the process ended, or it was not ready in time.
     """
     port = free_port()
     log = tempfile.NamedTemporaryFile(prefix="benchmark-", suffix=".log")  # noqa: SIM115
     started = time.perf_counter()
-    process = psutil.Popen(server.command(port, setup), stdout=log, stderr=log)
+    try:
+        process = psutil.Popen(server.command(port, setup), stdout=log, stderr=log)
+    except FileNotFoundError as error:
+        raise ServerError(f"{server.name}: there is no {error.filename}; run `make setup` first") from None
     instance = RunningServer(server, f"http://127.0.0.1:{port}", process, log, started)
     try:
         await _wait_until_ready(instance)

@@ -164,3 +164,7 @@ def _fail(message: str, status: int) -> NoReturn:
 def main() -> None:
     """Entry point of the `kserve-llamacpp` command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -123,6 +123,12 @@ class Settings(BaseSettings):
         Shown(BATCHING, "requests"),
     ] = 256
 
+    max_inter_token_latency_ms: Annotated[
+        Count,
+        Field(description="How long prompts that come in may hold up the next token of running streams."),
+        Shown(BATCHING, "milliseconds"),
+    ] = 200
+
     threads: Annotated[
         Count | None,
         Field(description="CPU threads that generate tokens."),

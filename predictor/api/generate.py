@@ -51,11 +51,11 @@ def generate_router(models: ServedModels) -> APIRouter:
 
     @router.post("/{model}/generate", response_model=None)
     async def generate(model: str, body: GenerateRequest) -> Response:
-        return await _Generation(models.get(model), body).whole()
+        return await (await _Generation.read(models.get(model), body)).whole()
 
     @router.post("/{model}/generate_stream", response_model=None)
     async def generate_stream(model: str, body: GenerateRequest) -> Response:
-        return _Generation(models.get(model), body).streamed()
+        return (await _Generation.read(models.get(model), body)).streamed()
 
     @router.post("/{model}/versions/{version}/generate", response_model=None)
     @router.post("/{model}/versions/{version}/generate_stream", response_model=None)
@@ -68,14 +68,19 @@ def generate_router(models: ServedModels) -> APIRouter:
 class _Generation:
     """One call, read and checked."""
 
-    def __init__(self, generator: TextGenerator, body: GenerateRequest) -> None:
+    @classmethod
+    async def read(cls, generator: TextGenerator, body: GenerateRequest) -> _Generation:
+        """The call that a body asks for."""
+        return cls(generator, body, await generator.tokenize(body.text_input))
+
+    def __init__(self, generator: TextGenerator, body: GenerateRequest, prompt: tuple[int, ...]) -> None:
         parameters = GenerateParameters.parse(body.parameters or {}, "parameters")
         self._generator = generator
         self._with_details = bool(parameters.details)
         params = parameters.to_params(DEFAULT_MAX_TOKENS, top_logprobs=0 if self._with_details else None)
         self._stops = params.stop
         request_id = body.id or current_request_id() or uuid.uuid4().hex
-        self._request = Request(request_id, generator.tokenize(body.text_input), params)
+        self._request = Request(request_id, prompt, params)
         self._common = {"model_name": generator.name} | ({"id": body.id} if body.id is not None else {})
 
     async def whole(self) -> Response:

@@ -62,7 +62,7 @@ def openai_router(models: ServedModels) -> APIRouter:
 
 async def _chat(generator: TextGenerator, body: ChatCompletionRequest) -> Response:
     params = body.params()
-    prompt = generator.tokenize_chat(body.messages)
+    prompt = await generator.tokenize_chat(body.messages)
     requests = _requests([prompt], params, body.choices)
     if body.stream:
         envelope = Envelope.new("chatcmpl", "chat.completion.chunk", body.model)
@@ -80,7 +80,7 @@ async def _chat(generator: TextGenerator, body: ChatCompletionRequest) -> Respon
 async def _complete(generator: TextGenerator, body: CompletionRequest) -> Response:
     params = body.params()
     texts = body.prompts()
-    prompts = [generator.tokenize(text) if isinstance(text, str) else text for text in texts]
+    prompts = [await generator.tokenize(text) if isinstance(text, str) else text for text in texts]
     echoes = _echoes(texts, body)
     requests = _requests(prompts, params, body.choices)
     envelope = Envelope.new("cmpl", "text_completion", body.model)

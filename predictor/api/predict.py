@@ -39,7 +39,7 @@ def predict_router(models: ServedModels) -> APIRouter:
         generator = models.get(models.names[0])
         params = body.to_params(DEFAULT_MAX_TOKENS)
         request_id = current_request_id() or uuid.uuid4().hex
-        request = Request(request_id, _prompt(generator, body), params)
+        request = Request(request_id, await _prompt(generator, body), params)
         (result,) = await generator.complete([request])
         answer = {"response": _completion(generator.name, result)}
         return Response(orjson.dumps(answer), media_type="application/json")
@@ -47,13 +47,13 @@ def predict_router(models: ServedModels) -> APIRouter:
     return router
 
 
-def _prompt(generator: TextGenerator, body: PredictRequest) -> tuple[int, ...]:
+async def _prompt(generator: TextGenerator, body: PredictRequest) -> tuple[int, ...]:
     if generator.template is None or not body.prompt:
-        return generator.tokenize(body.prompt and _llama2_prompt(body.prompt, body.sys_msg))
+        return await generator.tokenize(body.prompt and _llama2_prompt(body.prompt, body.sys_msg))
     messages = [{"role": "user", "content": body.prompt}]
     if body.sys_msg:
         messages.insert(0, {"role": "system", "content": body.sys_msg})
-    return generator.tokenize_chat(messages)
+    return await generator.tokenize_chat(messages)
 
 
 def _llama2_prompt(prompt: str, sys_msg: str | None) -> str:

@@ -23,7 +23,8 @@ class EngineConfig:
         max_queue: most requests waiting beside the running ones.
         max_step_seconds: aimed-at length of steps that decode and prefill.
         gpu_layers: layers on a GPU; -1 for all.
-        cache_type_k, cache_type_v: f16, f32 or q8_0.
+        flash_attention: auto, on or off.
+        cache_type: of keys and values: f16 or q8_0.
         use_mmap, use_mlock: how the weights get into memory.
     """
 
@@ -36,8 +37,8 @@ class EngineConfig:
     max_queue: int = 256
     max_step_seconds: float = 0.2
     gpu_layers: int = 0
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
+    flash_attention: str = "auto"
+    cache_type: str = "f16"
     use_mmap: bool = True
     use_mlock: bool = False
 

@@ -76,8 +76,8 @@ class DecodeLoop:
             sequences=ids,
             threads=config.threads,
             batch_threads=config.batch_threads,
-            cache_type_k=config.cache_type_k,
-            cache_type_v=config.cache_type_v,
+            flash_attention=config.flash_attention,
+            cache_type=config.cache_type,
         )
         self._context = Context(model, params, should_abort)
         self._batch = Batch(config.max_batch_tokens)

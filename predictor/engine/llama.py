@@ -28,7 +28,12 @@ logger = logging.getLogger("predictor.llama")
 PENALTY_WINDOW = 64
 
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.DEBUG}
-_CACHE_TYPES = {"f16": lib.GGML_TYPE_F16, "f32": lib.GGML_TYPE_F32, "q8_0": lib.GGML_TYPE_Q8_0}
+_CACHE_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
+_FLASH_ATTENTION = {
+    "auto": lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
 _recent_errors: deque[str] = deque(maxlen=8)
 
 
@@ -72,8 +77,8 @@ class ContextParams:
         sequences: sequence ids, 0 to sequences - 1.
         threads: threads for decoding single tokens.
         batch_threads: threads for batches.
-        cache_type_k: f16, f32 or q8_0.
-        cache_type_v: as above.
+        flash_attention: auto, on or off.
+        cache_type: of keys and values: f16 or q8_0.
     """
 
     context_tokens: int
@@ -81,8 +86,8 @@ class ContextParams:
     sequences: int
     threads: int
     batch_threads: int
-    cache_type_k: str = "f16"
-    cache_type_v: str = "f16"
+    flash_attention: str = "auto"
+    cache_type: str = "f16"
 
 
 class _Owner:
@@ -303,8 +308,8 @@ class Context(_Owner):
         options.n_seq_max = options.n_outputs_max = params.sequences
         options.n_threads = params.threads
         options.n_threads_batch = params.batch_threads
-        options.type_k = _CACHE_TYPES[params.cache_type_k]
-        options.type_v = _CACHE_TYPES[params.cache_type_v]
+        options.type_k = options.type_v = _CACHE_TYPES[params.cache_type]
+        options.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
         # One pool of cells for all sequences: any of them may grow, and a shared prefix is stored once.
         options.kv_unified = True
         # llama.cpp keeps the pointer, so the callback must live as long as the context.

@@ -53,6 +53,13 @@ async def test_a_server_that_ends_fails_with_its_own_words() -> None:
             pass
 
 
+async def test_a_program_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    server = LlamaServer(tmp_path / "llama-server", tmp_path / "model.gguf", 2)
+    with pytest.raises(ServerError, match=r"there is no .*llama-server; run `make setup` first"):
+        async with running(server, SETUP):
+            pass
+
+
 async def test_a_server_is_stopped_when_the_measurement_fails() -> None:
     with pytest.raises(ZeroDivisionError):
         async with running(Program(SERVES), SETUP) as instance:

@@ -1,0 +1,131 @@
+"""A kserve.ModelServer that listens while its model loads and drains before it stops.
+
+kserve's own `stop` unloads the models while requests still run, and its server refuses to start without a
+ready model. Here the model is registered unready, and SIGTERM first lets the running requests finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import kserve
+from grpc_interceptor.exceptions import PermissionDenied
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+from predictor.api.repository import CLOSED
+from predictor.served_models import ServedModels
+
+logger = logging.getLogger(__name__)
+
+# uvicorn and gRPC end their connections within this after the last request is done.
+CLOSE_SECONDS = 2
+
+
+class ReadyDataPlane(DataPlane):  # type: ignore[misc]
+    """Answers the server's readiness by its models; kserve's own says ready whatever happens.
+
+    Args:
+        model_registry: kserve's registry.
+        models: whose readiness counts.
+    """
+
+    def __init__(self, model_registry: kserve.ModelRepository, models: ServedModels) -> None:
+        super().__init__(model_registry=model_registry)
+        self._models = models
+
+    async def ready(self) -> bool:
+        """Whether every model takes requests."""
+        return all(self._models.is_ready(name) for name in self._models.names)
+
+
+class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
+    """Refuses to load and unload models on request, which kserve lets anybody do."""
+
+    async def load(self, model_name: str) -> None:
+        """Refuse."""
+        raise PermissionDenied(CLOSED)
+
+    async def unload(self, model_name: str) -> None:
+        """Refuse."""
+        raise PermissionDenied(CLOSED)
+
+
+class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
+    """Starts with unready models and stops in order.
+
+    Args:
+        models: what it serves; withdrawn when the shutdown begins.
+        background: runs beside the servers from the moment they listen; when it fails the server stops.
+        drain: waits for running requests, called on SIGTERM and SIGINT.
+        options: kserve.ModelServer's own.
+    """
+
+    def __init__(
+        self,
+        models: ServedModels,
+        background: Callable[[], Awaitable[None]],
+        drain: Callable[[], Awaitable[None]],
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._models = models
+        self._background = background
+        self._drain = drain
+        self._failure: BaseException | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self.dataplane = ReadyDataPlane(self.registered_models, models)
+        self.model_repository_extension = ClosedRepository(self.registered_models)
+        self.grace_period = CLOSE_SECONDS
+
+    def serve(self, models: list[kserve.Model]) -> None:
+        """Serve until a signal or a failure of the background work ends it.
+
+        Raises:
+            Exception: what the background work failed with.
+        """
+        for model in models:
+            self.register_model(model)
+        self.servers.append(self._watch())
+        self.start([])
+        if self._failure is not None:
+            raise self._failure
+
+    def register_signal_handler(self) -> None:
+        """Nothing: the handlers are set once uvicorn has set its own, which would otherwise win."""
+
+    async def _watch(self) -> None:
+        while not self._rest_server._server.started:
+            await asyncio.sleep(0.005)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._begin_stop, f"received {number.name}")
+        try:
+            await self._background()
+        except Exception as error:
+            self._failure = error
+            self._begin_stop("the model can't be served")
+
+    def _begin_stop(self, reason: str) -> None:
+        if self._stopping is not None:
+            logger.warning("%s again: stopping at once", reason)
+            self._close()
+            return
+        logger.info("%s: finishing what runs and taking nothing new", reason)
+        self._models.withdraw_all("is shutting down")
+        self._stopping = asyncio.create_task(self._drain_and_close())
+
+    async def _drain_and_close(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            self._close()
+            if self._grpc_server is not None:
+                await self._grpc_server.stop()
+
+    def _close(self) -> None:
+        self._rest_server._server.should_exit = True

@@ -1,0 +1,266 @@
+"""The KServe model: V1 and V2 requests in, engine calls out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from kserve import InferOutput, InferRequest, InferResponse, Model
+from kserve.errors import ModelNotReady
+from kserve.protocol.infer_type import InferInput
+
+from predictor.api.errors import grpc_error
+from predictor.api.fields import is_unicode
+from predictor.api.middleware import current_request_id
+from predictor.api.sampling import parse_sampling
+from predictor.engine.request import Request
+from predictor.errors import InvalidRequest, PredictorError
+from predictor.served_models import ServedModels
+from predictor.text_generation import Completion, TextGenerator
+
+# V1 and V2 answer in one piece, so an unlimited answer could outlast every proxy's timeout.
+DEFAULT_MAX_TOKENS = 256
+
+_PROMPT_FIELDS = ("prompt", "messages")
+
+
+class LlamaCppModel(Model):  # type: ignore[misc]
+    """Answers KServe's V1 and V2 protocols, REST and gRPC, for one name.
+
+    Args:
+        name: the model's name.
+        models: where the generator behind the name is found once it is ready.
+    """
+
+    def __init__(self, name: str, models: ServedModels) -> None:
+        super().__init__(name)
+        self._models = models
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken: after the warm-up and until the shutdown begins."""
+        return self._models.is_ready(self.name)
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        # kserve's base classes set it; ours follows the engine alone.
+        pass
+
+    def load(self) -> bool:
+        """kserve calls this for a request that comes before the model is ready.
+
+        Raises:
+            ModelNotReady: always, as the server loads the model by itself.
+        """
+        raise _StillLoading(self.name)
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """V2 metadata of the inputs."""
+        return [_tensor("prompt", "BYTES"), _tensor("system", "BYTES")]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """V2 metadata of the outputs."""
+        return [
+            _tensor("text", "BYTES"),
+            _tensor("finish_reason", "BYTES"),
+            _tensor("prompt_tokens", "INT32"),
+            _tensor("completion_tokens", "INT32"),
+        ]
+
+    async def predict(
+        self,
+        payload: dict[str, Any] | InferRequest,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> dict[str, Any] | InferResponse:
+        """Answer one V1 or V2 call; everything in it runs as one batch.
+
+        Raises:
+            PredictorError: over REST; over gRPC the exception with the matching status code.
+        """
+        if not isinstance(payload, InferRequest):
+            return await self._predict_v1(payload)
+        if not payload.from_grpc:
+            return await self._predict_v2(payload)
+        try:
+            return await self._predict_v2(payload)
+        except PredictorError as error:
+            raise grpc_error(error) from error
+
+    async def _predict_v1(self, payload: Any) -> dict[str, Any]:
+        generator = self._models.get(self.name)
+        instances = _instances(payload)
+        requests = [
+            await _instance_request(generator, value, f"instances[{i}]") for i, value in enumerate(instances)
+        ]
+        return {"predictions": [_prediction(c) for c in await generator.complete(requests)]}
+
+    async def _predict_v2(self, payload: InferRequest) -> InferResponse:
+        generator = self._models.get(self.name)
+        prompts, systems = _tensors(payload)
+        params = parse_sampling(
+            _plain(payload.parameters), "parameters", default_max_tokens=DEFAULT_MAX_TOKENS
+        )
+        requests = []
+        for prompt, system in zip(prompts, systems, strict=True):
+            if system is None:
+                tokens = await generator.tokenize(prompt)
+            else:
+                tokens = await generator.tokenize_chat(_messages(system, prompt))
+            requests.append(Request(payload.id or current_request_id() or "", tokens, params))
+        return _infer_response(payload, self.name, await generator.complete(requests))
+
+
+class _StillLoading(ModelNotReady):  # type: ignore[misc]
+    """kserve's gRPC interceptor reads `reason`, which kserve's own class lacks."""
+
+    @property
+    def reason(self) -> str:
+        return str(self)
+
+
+def _tensor(name: str, datatype: str) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": [-1]}
+
+
+def _messages(system: str, prompt: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+
+
+def _instances(payload: Any) -> list[Any]:
+    """The instances of a V1 body.
+
+    kserve passes on raw bytes where the content type isn't JSON, as with a plain `curl -d`.
+    """
+    if isinstance(payload, bytes):
+        try:
+            payload = json.loads(payload)
+        except ValueError as error:
+            raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(payload, dict) or "instances" not in payload:
+        raise InvalidRequest(
+            'the body must be a JSON object {"instances": [...]}'
+        )
+    instances = payload["instances"]
+    if not isinstance(instances, list) or not instances:
+        raise InvalidRequest("instances must be a list with at least one element", param="instances")
+    return instances
+
+
+async def _instance_request(generator: TextGenerator, instance: Any, where: str) -> Request:
+    if isinstance(instance, str):
+        instance = {"prompt": instance}
+    if not isinstance(instance, dict):
+        raise InvalidRequest(f"{where} must be a string or an object with prompt or messages", param=where)
+    if sum(field in instance for field in _PROMPT_FIELDS) != 1:
+        raise InvalidRequest(f"{where} must have either prompt or messages", param=where)
+    sampling = {name: value for name, value in instance.items() if name not in _PROMPT_FIELDS}
+    params = parse_sampling(sampling, where, default_max_tokens=DEFAULT_MAX_TOKENS)
+    tokens = await _instance_tokens(generator, instance, where)
+    return Request(current_request_id() or "", tokens, params)
+
+
+async def _instance_tokens(generator: TextGenerator, instance: dict[str, Any], where: str) -> tuple[int, ...]:
+    if "messages" not in instance:
+        prompt = instance["prompt"]
+        if not isinstance(prompt, str) or not is_unicode(prompt):
+            raise InvalidRequest(f"{where}.prompt must be a string of valid Unicode", param="prompt")
+        return await generator.tokenize(prompt)
+    messages = instance["messages"]
+    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        raise InvalidRequest(
+            f"{where}.messages must be a list of objects with role and content", param="messages"
+        )
+    return await generator.tokenize_chat(messages)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and "content" in value
+
+
+def _prediction(completion: Completion) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason.value,
+        "usage": {
+            "prompt_tokens": completion.prompt_tokens,
+            "completion_tokens": completion.completion_tokens,
+            "total_tokens": completion.prompt_tokens + completion.completion_tokens,
+        },
+    }
+
+
+def _tensors(payload: InferRequest) -> tuple[list[str], list[str | None]]:
+    """The prompts and, for each, its system message."""
+    inputs = {tensor.name: tensor for tensor in payload.inputs}
+    unknown = sorted(inputs.keys() - {"prompt", "system"})
+    if unknown:
+        raise InvalidRequest(f"unknown input {unknown[0]!r}; known: prompt, system", param=unknown[0])
+    if "prompt" not in inputs:
+        raise InvalidRequest("input prompt is missing: a BYTES tensor of shape [n]", param="prompt")
+    prompts = _texts(inputs["prompt"])
+    systems = _texts(inputs["system"]) if "system" in inputs else []
+    if len(systems) not in (0, 1, len(prompts)):
+        raise InvalidRequest(
+            f"system has {len(systems)} elements; send one, or one for each of {len(prompts)} prompts",
+            param="system",
+        )
+    if not systems:
+        return prompts, [None] * len(prompts)
+    return prompts, list(systems * len(prompts) if len(systems) == 1 else systems)
+
+
+def _texts(tensor: InferInput) -> list[str]:
+    """The elements of a BYTES tensor of shape [n] or [n, 1]."""
+    shape = list(tensor.shape)
+    if tensor.datatype != "BYTES":
+        raise InvalidRequest(f"{tensor.name} must be BYTES, not {tensor.datatype}", param=tensor.name)
+    if shape[1:] not in ([], [1]) or not shape or shape[0] < 1:
+        raise InvalidRequest(
+            f"{tensor.name} must have shape [n] with at least one element, not {shape}", param=tensor.name
+        )
+    try:
+        elements = [
+            element.decode() if isinstance(element, bytes) else element
+            for element in tensor.as_numpy().ravel().tolist()
+        ]
+    except (ValueError, TypeError, IndexError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            f"{tensor.name} can't be read as UTF-8 text: {error}", param=tensor.name
+        ) from None
+    if len(elements) != shape[0]:
+        raise InvalidRequest(
+            f"{tensor.name} has {len(elements)} elements, but its shape says {shape[0]}", param=tensor.name
+        )
+    if not all(isinstance(element, str) and is_unicode(element) for element in elements):
+        raise InvalidRequest(f"{tensor.name} must hold text", param=tensor.name)
+    return elements
+
+
+def _plain(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Request parameters as Python values; gRPC brings messages with one field each."""
+    plain = {}
+    for name, value in (parameters or {}).items():
+        if hasattr(value, "WhichOneof"):
+            value = getattr(value, value.WhichOneof("parameter_choice") or "string_param")
+        plain[name] = value
+    return plain
+
+
+def _infer_response(request: InferRequest, name: str, completions: list[Completion]) -> InferResponse:
+    size = [len(completions)]
+    columns = {
+        "text": ("BYTES", [c.text for c in completions]),
+        "finish_reason": ("BYTES", [c.finish_reason.value for c in completions]),
+        "prompt_tokens": ("INT32", [c.prompt_tokens for c in completions]),
+        "completion_tokens": ("INT32", [c.completion_tokens for c in completions]),
+    }
+    outputs = [InferOutput(column, size, datatype, data) for column, (datatype, data) in columns.items()]
+    return InferResponse(
+        request.id or current_request_id() or "",
+        name,
+        outputs,
+        use_binary_outputs=request.use_binary_outputs,
+        requested_outputs=request.request_outputs,
+    )

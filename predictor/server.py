@@ -1,0 +1,73 @@
+"""Wires the engine, the routers and kserve's model server together; nothing else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from predictor.loading import BackgroundLoad
+from predictor.logs import configure_logging
+from predictor.settings import Settings
+from predictor.startup import plan_startup
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Returns:
+        The exit status of the process.
+
+    Raises:
+        StartupError: the server can't start; the message says what to do.
+    """
+    configure_logging(settings)
+    plan = plan_startup(settings)
+    # kserve takes longer to import than a small model to load, so both happen at once.
+    load = BackgroundLoad(plan)
+    try:
+        _serve(settings, load)
+    finally:
+        load.close()
+    return 0
+
+
+def _serve(settings: Settings, load: BackgroundLoad) -> None:
+    # kserve reads the command line when it is imported; the options there are ours.
+    sys.argv = sys.argv[:1]
+    from kserve.model_server import app
+
+    from predictor.api.errors import install_error_handlers
+    from predictor.api.generate import generate_router
+    from predictor.api.middleware import install_middleware
+    from predictor.api.openai import openai_router
+    from predictor.api.predict import predict_router
+    from predictor.api.repository import closed_repository_router
+    from predictor.lifecycle import DrainingModelServer
+    from predictor.model import LlamaCppModel
+    from predictor.served_models import ServedModels
+
+    models = ServedModels([load.name])
+    install_error_handlers(app)
+    for prefix in ("/v1", "/openai/v1"):
+        app.include_router(openai_router(models), prefix=prefix)
+    for router in (generate_router(models), predict_router(models), closed_repository_router()):
+        app.include_router(router)
+    install_middleware(app, max_body_bytes=settings.max_body_bytes)
+
+    async def publish() -> None:
+        models.publish(load.name, await load.wait())
+        logger.info("model %r is ready on port %d", load.name, settings.http_port)
+
+    server = DrainingModelServer(
+        models,
+        publish,
+        lambda: load.drain(settings.grace_period_seconds),
+        http_port=settings.http_port,
+        grpc_port=settings.grpc_port,
+        enable_grpc=settings.enable_grpc,
+        enable_latency_logging=False,
+        workers=1,
+    )
+    server.serve([LlamaCppModel(load.name, models)])

@@ -1,0 +1,101 @@
+"""What has to be settled before anything is loaded: the file, its fit into memory, the ports, the sizes."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from predictor.cgroup import default_threads, memory_limit
+from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig
+from predictor.errors import StartupError
+from predictor.gguf_split import read_parts
+from predictor.memory import check_memory
+from predictor.settings import Settings, flag
+from predictor.storage import resolve_model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StartupPlan:
+    """A start that can be expected to succeed.
+
+    Attributes:
+        name: the model's name in every protocol.
+        engine: what to load and how.
+        chat_template: the Jinja source that replaces the model's own, None to keep that.
+    """
+
+    name: str
+    engine: EngineConfig
+    chat_template: str | None
+
+
+def plan_startup(settings: Settings) -> StartupPlan:
+    """Check everything that can be checked without loading the model.
+
+    Raises:
+        StartupError: something is wrong; the message says what to do.
+    """
+    _check_ports(settings)
+    path = resolve_model(settings.model, model_file=settings.model_file)
+    parts = read_parts(path)
+    context_tokens = settings.context_tokens or min(
+        parts[0].context_length or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS
+    )
+    estimate = check_memory(parts, context_tokens, memory_limit(), settings.kv_cache_type)
+    name = settings.model_name or path.stem
+    logger.info(
+        "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
+        path,
+        parts[0].quantisation,
+        estimate.weights / 2**20,
+        estimate.kv_cache / 2**20,
+        context_tokens,
+        name,
+    )
+    template = _read_template(settings.chat_template) if settings.chat_template else None
+    return StartupPlan(name, _engine_config(settings, path, context_tokens), template)
+
+
+def _engine_config(settings: Settings, path: Path, context_tokens: int) -> EngineConfig:
+    threads = settings.threads or default_threads()
+    return EngineConfig(
+        model_path=path,
+        threads=threads,
+        batch_threads=settings.threads_batch or threads,
+        context_tokens=context_tokens,
+        max_sequences=settings.max_sequences,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_queue=settings.max_queue,
+        max_step_seconds=settings.max_inter_token_latency_ms / 1000,
+        gpu_layers=settings.n_gpu_layers,
+        flash_attention=settings.flash_attention,
+        cache_type=settings.kv_cache_type,
+        use_mmap=settings.mmap,
+        use_mlock=settings.mlock,
+    )
+
+
+def _check_ports(settings: Settings) -> None:
+    """gRPC would share a port that is in use without a word, and uvicorn finds out after the load."""
+    fields = ["http_port", "grpc_port"] if settings.enable_grpc else ["http_port"]
+    for field in fields:
+        port = getattr(settings, field)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError as error:
+                raise StartupError(
+                    f"port {port} can't be used ({error.strerror}): choose another with {flag(field)}"
+                ) from error
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"the chat template {path} can't be read: {error}") from error
