@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from inspect import Parameter, Signature
 from typing import Annotated, Any, NoReturn
 
@@ -51,8 +50,6 @@ def serve(**options: str | bool | None) -> None:
     Every option can be given by its environment variable as well; the flag wins.
     """
     settings = _settings(**options)
-    # kserve parses the command line when it is imported; the options there are ours.
-    sys.argv = sys.argv[:1]
     from predictor.server import run
 
     try:

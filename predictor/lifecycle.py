@@ -9,38 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import kserve
 from grpc_interceptor.exceptions import PermissionDenied
-from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from predictor.api.repository import CLOSED
+from predictor.dataplane import ServingDataPlane
 from predictor.served_models import ServedModels
 
 logger = logging.getLogger(__name__)
 
 # uvicorn and gRPC end their connections within this after the last request is done.
 CLOSE_SECONDS = 2
-
-
-class ReadyDataPlane(DataPlane):  # type: ignore[misc]
-    """Answers the server's readiness by its models; kserve's own says ready whatever happens.
-
-    Args:
-        model_registry: kserve's registry.
-        models: whose readiness counts.
-    """
-
-    def __init__(self, model_registry: kserve.ModelRepository, models: ServedModels) -> None:
-        super().__init__(model_registry=model_registry)
-        self._models = models
-
-    async def ready(self) -> bool:
-        """Whether every model takes requests."""
-        return all(self._models.is_ready(name) for name in self._models.names)
 
 
 class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
@@ -60,16 +43,17 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
 
     Args:
         models: what it serves; withdrawn when the shutdown begins.
-        background: runs beside the servers from the moment they listen; when it fails the server stops.
-        drain: waits for running requests, called on SIGTERM and SIGINT.
+        background: runs beside the servers from the moment they listen; when it fails the server stops, and
+            when the server stops it is cancelled.
+        drain: waits for running requests on SIGTERM and SIGINT; cancelled by a second signal.
         options: kserve.ModelServer's own.
     """
 
     def __init__(
         self,
         models: ServedModels,
-        background: Callable[[], Awaitable[None]],
-        drain: Callable[[], Awaitable[None]],
+        background: Callable[[], Coroutine[Any, Any, None]],
+        drain: Callable[[], Coroutine[Any, Any, None]],
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -77,8 +61,10 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         self._background = background
         self._drain = drain
         self._failure: BaseException | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self.dataplane = ReadyDataPlane(self.registered_models, models)
+        self.dataplane = ServingDataPlane(self.registered_models, models)
         self.model_repository_extension = ClosedRepository(self.registered_models)
         self.grace_period = CLOSE_SECONDS
 
@@ -104,28 +90,28 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_stop, f"received {number.name}")
-        try:
-            await self._background()
-        except Exception as error:
+        self._work = asyncio.create_task(self._background())
+        await asyncio.wait((self._work,))
+        if not self._work.cancelled() and (error := self._work.exception()) is not None:
             self._failure = error
             self._begin_stop("the model can't be served")
 
     def _begin_stop(self, reason: str) -> None:
-        if self._stopping is not None:
+        if self._draining is not None:
             logger.warning("%s again: stopping at once", reason)
-            self._close()
+            self._draining.cancel()
             return
         logger.info("%s: finishing what runs and taking nothing new", reason)
         self._models.withdraw_all("is shutting down")
-        self._stopping = asyncio.create_task(self._drain_and_close())
+        if self._work is not None:
+            self._work.cancel()
+        self._draining = asyncio.create_task(self._drain())
+        self._stopping = asyncio.create_task(self._stop_servers(self._draining))
 
-    async def _drain_and_close(self) -> None:
-        try:
-            await self._drain()
-        finally:
-            self._close()
-            if self._grpc_server is not None:
-                await self._grpc_server.stop()
-
-    def _close(self) -> None:
+    async def _stop_servers(self, draining: asyncio.Task[None]) -> None:
+        await asyncio.wait((draining,))
+        if not draining.cancelled() and (error := draining.exception()) is not None:
+            logger.error("the running requests could not be finished", exc_info=error)
         self._rest_server._server.should_exit = True
+        if self._grpc_server is not None:
+            await self._grpc_server.stop()

@@ -27,6 +27,7 @@ class BackgroundLoad:
         self.name = plan.name
         self._plan = plan
         self._engine: Future[Engine] = Future()
+        self._engine.set_running_or_notify_cancel()  # Who gives up waiting must not cancel the load.
         # A daemon: a signal in the middle of a long load must be able to end the process.
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
@@ -44,11 +45,23 @@ class BackgroundLoad:
         return TextGenerator(self.name, engine, template)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new requests and let the running ones finish."""
+        """Refuse new requests, let the running ones finish, and cut those that take longer.
+
+        Cancelling it cuts them at once. A request that is cut ends with NotReady.
+        """
         if not self._engine.done() or self._engine.exception() is not None:
             return
-        if not await self._engine.result().drain(seconds):
-            logger.warning("the grace period of %g s is over; the requests still running are cut", seconds)
+        engine = self._engine.result()
+        done = False
+        try:
+            done = await engine.drain(seconds)
+            if not done:
+                logger.warning(
+                    "the grace period of %g s is over; the requests still running are cut", seconds
+                )
+        finally:
+            if not done:
+                engine.close()
 
     def close(self) -> None:
         """Free the model, if it was loaded."""

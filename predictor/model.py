@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from kserve.protocol.infer_type import InferInput
 from predictor.api.errors import grpc_error
 from predictor.api.fields import is_unicode
 from predictor.api.middleware import current_request_id
-from predictor.api.sampling import parse_sampling
+from predictor.api.sampling import PROTOCOL_PARAMETERS, parse_sampling
 from predictor.engine.request import Request
 from predictor.errors import InvalidRequest, PredictorError
 from predictor.served_models import ServedModels
@@ -21,6 +22,9 @@ from predictor.text_generation import Completion, TextGenerator
 
 # V1 and V2 answer in one piece, so an unlimited answer could outlast every proxy's timeout.
 DEFAULT_MAX_TOKENS = 256
+
+OUTPUTS = {"text": "BYTES", "finish_reason": "BYTES", "prompt_tokens": "INT32", "completion_tokens": "INT32"}
+"""V2 outputs with their datatypes; each has the shape [n], one element per prompt."""
 
 _PROMPT_FIELDS = ("prompt", "messages")
 
@@ -61,12 +65,7 @@ class LlamaCppModel(Model):  # type: ignore[misc]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """V2 metadata of the outputs."""
-        return [
-            _tensor("text", "BYTES"),
-            _tensor("finish_reason", "BYTES"),
-            _tensor("prompt_tokens", "INT32"),
-            _tensor("completion_tokens", "INT32"),
-        ]
+        return [_tensor(name, datatype) for name, datatype in OUTPUTS.items()]
 
     async def predict(
         self,
@@ -98,6 +97,9 @@ class LlamaCppModel(Model):  # type: ignore[misc]
 
     async def _predict_v2(self, payload: InferRequest) -> InferResponse:
         generator = self._models.get(self.name)
+        if payload.id is not None and not is_unicode(payload.id):
+            raise InvalidRequest("id must be valid Unicode text, without lone surrogates", param="id")
+        _check_outputs(payload)
         prompts, systems = _tensors(payload)
         params = parse_sampling(
             _plain(payload.parameters), "parameters", default_max_tokens=DEFAULT_MAX_TOKENS
@@ -136,11 +138,14 @@ def _instances(payload: Any) -> list[Any]:
     if isinstance(payload, bytes):
         try:
             payload = json.loads(payload)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(payload, dict) or "instances" not in payload:
+        raise InvalidRequest('the body must be a JSON object {"instances": [...]}')
+    unknown = sorted(payload.keys() - {"instances"})
+    if unknown:
         raise InvalidRequest(
-            'the body must be a JSON object {"instances": [...]}'
+            f"unknown field {unknown[0]!r}; sampling fields belong into the instances", param=unknown[0]
         )
     instances = payload["instances"]
     if not isinstance(instances, list) or not instances:
@@ -157,21 +162,22 @@ async def _instance_request(generator: TextGenerator, instance: Any, where: str)
         raise InvalidRequest(f"{where} must have either prompt or messages", param=where)
     sampling = {name: value for name, value in instance.items() if name not in _PROMPT_FIELDS}
     params = parse_sampling(sampling, where, default_max_tokens=DEFAULT_MAX_TOKENS)
-    tokens = await _instance_tokens(generator, instance, where)
+    try:
+        tokens = await _instance_tokens(generator, instance)
+    except InvalidRequest as error:
+        raise type(error)(f"{where}: {error.message}", param=error.param) from None
     return Request(current_request_id() or "", tokens, params)
 
 
-async def _instance_tokens(generator: TextGenerator, instance: dict[str, Any], where: str) -> tuple[int, ...]:
+async def _instance_tokens(generator: TextGenerator, instance: dict[str, Any]) -> tuple[int, ...]:
     if "messages" not in instance:
         prompt = instance["prompt"]
         if not isinstance(prompt, str) or not is_unicode(prompt):
-            raise InvalidRequest(f"{where}.prompt must be a string of valid Unicode", param="prompt")
+            raise InvalidRequest("prompt must be a string of valid Unicode", param="prompt")
         return await generator.tokenize(prompt)
     messages = instance["messages"]
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-        raise InvalidRequest(
-            f"{where}.messages must be a list of objects with role and content", param="messages"
-        )
+        raise InvalidRequest("messages must be a list of objects with role and content", param="messages")
     return await generator.tokenize_chat(messages)
 
 
@@ -197,6 +203,8 @@ def _tensors(payload: InferRequest) -> tuple[list[str], list[str | None]]:
     unknown = sorted(inputs.keys() - {"prompt", "system"})
     if unknown:
         raise InvalidRequest(f"unknown input {unknown[0]!r}; known: prompt, system", param=unknown[0])
+    if len(inputs) != len(payload.inputs):
+        raise InvalidRequest("an input is given twice: put all its elements into one tensor")
     if "prompt" not in inputs:
         raise InvalidRequest("input prompt is missing: a BYTES tensor of shape [n]", param="prompt")
     prompts = _texts(inputs["prompt"])
@@ -225,14 +233,10 @@ def _texts(tensor: InferInput) -> list[str]:
             element.decode() if isinstance(element, bytes) else element
             for element in tensor.as_numpy().ravel().tolist()
         ]
-    except (ValueError, TypeError, IndexError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError, OverflowError, struct.error) as error:
         raise InvalidRequest(
-            f"{tensor.name} can't be read as UTF-8 text: {error}", param=tensor.name
+            f"{tensor.name} can't be read as {shape[0]} texts in UTF-8: {error}", param=tensor.name
         ) from None
-    if len(elements) != shape[0]:
-        raise InvalidRequest(
-            f"{tensor.name} has {len(elements)} elements, but its shape says {shape[0]}", param=tensor.name
-        )
     if not all(isinstance(element, str) and is_unicode(element) for element in elements):
         raise InvalidRequest(f"{tensor.name} must hold text", param=tensor.name)
     return elements
@@ -240,23 +244,42 @@ def _texts(tensor: InferInput) -> list[str]:
 
 def _plain(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
     """Request parameters as Python values; gRPC brings messages with one field each."""
-    plain = {}
-    for name, value in (parameters or {}).items():
-        if hasattr(value, "WhichOneof"):
-            value = getattr(value, value.WhichOneof("parameter_choice") or "string_param")
-        plain[name] = value
-    return plain
+    return {name: _value(name, value) for name, value in (parameters or {}).items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    if not hasattr(value, "WhichOneof"):
+        return value
+    field = value.WhichOneof("parameter_choice")
+    if field is None and name not in PROTOCOL_PARAMETERS:
+        # tritonclient sends floating-point numbers in a field that kserve's protocol file lacks.
+        raise InvalidRequest(
+            f"parameters: {name} has no value; over gRPC send it as bool, int64 or string, a number with a "
+            "fraction as a string",
+            param=name,
+        )
+    return getattr(value, field) if field else None
+
+
+def _check_outputs(request: InferRequest) -> None:
+    for output in request.request_outputs or ():
+        if output.name not in OUTPUTS:
+            known = ", ".join(OUTPUTS)
+            raise InvalidRequest(f"unknown output {output.name!r}; known: {known}", param=output.name)
 
 
 def _infer_response(request: InferRequest, name: str, completions: list[Completion]) -> InferResponse:
-    size = [len(completions)]
-    columns = {
-        "text": ("BYTES", [c.text for c in completions]),
-        "finish_reason": ("BYTES", [c.finish_reason.value for c in completions]),
-        "prompt_tokens": ("INT32", [c.prompt_tokens for c in completions]),
-        "completion_tokens": ("INT32", [c.completion_tokens for c in completions]),
-    }
-    outputs = [InferOutput(column, size, datatype, data) for column, (datatype, data) in columns.items()]
+    requested = {output.name for output in request.request_outputs or ()} or OUTPUTS.keys()
+    outputs = [
+        InferOutput(
+            output,
+            [len(completions)],
+            datatype,
+            [str(getattr(c, output)) if datatype == "BYTES" else getattr(c, output) for c in completions],
+        )
+        for output, datatype in OUTPUTS.items()
+        if output in requested
+    ]
     return InferResponse(
         request.id or current_request_id() or "",
         name,

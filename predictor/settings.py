@@ -127,7 +127,7 @@ class Settings(BaseSettings):
         Count,
         Field(description="How long prompts that come in may hold up the next token of running streams."),
         Shown(BATCHING, "milliseconds"),
-    ] = 200
+    ] = 500
 
     threads: Annotated[
         Count | None,

@@ -10,6 +10,7 @@ compiled for one CPU can crash on another. Progress goes to stderr.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -81,7 +82,9 @@ def build_once(target: Path, build: Callable[[Path], None]) -> None:
             return
         for leftover in target.parent.glob(".building-*"):
             shutil.rmtree(leftover)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix=".building-", dir=target.parent, ignore_cleanup_errors=True
+        ) as scratch:
             result = Path(scratch, "result")
             result.mkdir()
             build(result)
@@ -89,10 +92,17 @@ def build_once(target: Path, build: Callable[[Path], None]) -> None:
 
 
 def run(command: list[str], log: Path, what: str) -> None:
-    """Run a long command, report how far it is, and show the end of its output if it fails."""
+    """Run a long command, report how far it is, and show the end of its output if it fails.
+
+    It works in the log's folder and in a process group of its own, so that an interrupted build leaves
+    neither files nor compilers behind.
+    """
     started = reported = time.monotonic()
+    environment = os.environ | {"TMPDIR": str(log.parent)}
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
     try:
         while process.poll() is None:
             time.sleep(0.2)
@@ -100,7 +110,8 @@ def run(command: list[str], log: Path, what: str) -> None:
                 reported = time.monotonic()
                 say(f"  {what}: {duration(reported - started)}{ninja_step(log)}")
     finally:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
     if process.returncode:
         say(log.read_text(errors="replace")[-4000:])

@@ -35,7 +35,7 @@ class EngineConfig:
     max_sequences: int = 16
     max_batch_tokens: int = 512
     max_queue: int = 256
-    max_step_seconds: float = 0.2
+    max_step_seconds: float = 0.5
     gpu_layers: int = 0
     flash_attention: str = "auto"
     cache_type: str = "f16"
