@@ -23,6 +23,7 @@ from predictor.engine.llama import (
     Sampler,
 )
 from predictor.engine.logprobs import LogSoftmax
+from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
 from predictor.engine.prefix_cache import CopyCells, PrefixCache
 from predictor.engine.request import Delta, FinishReason, TokenLogprob
@@ -55,6 +56,7 @@ class DecodeLoop:
         config: sizes and threads.
         should_abort: True stops a decode in the middle.
         on_end: called when a job has ended, whatever way.
+        observer: told of tokens and ends.
 
     Raises:
         ModelLoadError: llama.cpp can't make the context.
@@ -66,6 +68,7 @@ class DecodeLoop:
         config: EngineConfig,
         should_abort: Callable[[], bool],
         on_end: Callable[[Job], None],
+        observer: EngineObserver,
     ) -> None:
         self.model = model
         self.context_tokens = config.context_tokens or min(model.trained_context, DEFAULT_CONTEXT_TOKENS)
@@ -88,6 +91,7 @@ class DecodeLoop:
         )
         self._pacer = PrefillPacer(config.max_step_seconds)
         self._on_end = on_end
+        self._observer = observer
         self._jobs: dict[Sequence, Job] = {}
         self._outbox: defaultdict[asyncio.AbstractEventLoop, list[tuple[TokenStream, Item]]]
         self._outbox = defaultdict(list)
@@ -114,7 +118,7 @@ class DecodeLoop:
         """End every job with an error."""
         for job in list(self._jobs.values()):
             self._put(job, error)
-            self._forget(job, retain=False)
+            self._forget(job, None)
         self.send()
 
     def close(self) -> None:
@@ -211,8 +215,7 @@ class DecodeLoop:
         if params.top_logprobs is not None:
             distribution = LogSoftmax(self._context.logits(index), params.top_logprobs, self.model.piece)
         token = job.sampler.sample(self._context, index)
-        if not sequence.first_token:
-            sequence.first_token = time.monotonic()
+        self._note_token(sequence)
         if self.model.is_end(token) and not params.ignore_eos:
             self._finish(job, job.detokenizer.flush(), FinishReason.STOP)
             return
@@ -226,6 +229,13 @@ class DecodeLoop:
         elif text or logprobs:
             self._put(job, self._delta(job, text, None, logprobs))
 
+    def _note_token(self, sequence: Sequence) -> None:
+        now = time.monotonic()
+        gap = now - sequence.last_token if sequence.last_token else None
+        sequence.first_token = sequence.first_token or now
+        sequence.last_token = now
+        self._observer.token_sampled(sequence, now, gap)
+
     def _delta(
         self, job: Job, text: str, reason: FinishReason | None, logprobs: tuple[TokenLogprob, ...] = ()
     ) -> Delta:
@@ -236,19 +246,21 @@ class DecodeLoop:
         self, job: Job, text: str, reason: FinishReason, logprobs: tuple[TokenLogprob, ...] = ()
     ) -> None:
         self._put(job, self._delta(job, text, reason, logprobs))
-        self._forget(job, retain=True)
+        self._forget(job, reason)
 
     def _end(self, chunks: Collection[Chunk], error: Exception) -> None:
         """End the sequences of a failed batch; their cells can't be trusted."""
         for chunk in chunks:
             job = self._jobs[chunk.sequence]
             self._put(job, error)
-            self._forget(job, retain=False)
+            self._forget(job, None)
 
-    def _forget(self, job: Job, *, retain: bool) -> None:
-        self._scheduler.finish(job.sequence, retain=retain)
+    def _forget(self, job: Job, reason: FinishReason | None) -> None:
+        """Free what a job holds; after an error (no reason) its cells can't be trusted."""
+        self._scheduler.finish(job.sequence, retain=reason is not None)
         del self._jobs[job.sequence]
         job.sampler.close()
+        self._observer.ended(job.sequence, reason, time.monotonic())
         self._on_end(job)
 
     def _put(self, job: Job, item: Item) -> None:

@@ -14,6 +14,7 @@ from predictor.engine.config import EngineConfig, EngineStats
 from predictor.engine.decode_loop import DecodeLoop, Job
 from predictor.engine.detokenizer import Detokenizer
 from predictor.engine.llama import Model, Sampler
+from predictor.engine.observer import EngineObserver, NoObserver
 from predictor.engine.request import Request
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
@@ -22,6 +23,7 @@ from predictor.errors import (
     InvalidRequest,
     ModelLoadError,
     NotReady,
+    PredictorError,
     PromptTooLong,
     QueueFull,
 )
@@ -35,12 +37,17 @@ class Engine:
     The constructor loads the model and computes one token with it, which takes from a fraction of a second to
     minutes; afterwards the engine is ready.
 
+    Args:
+        config: what to load and how.
+        observer: told what happens, for metrics and traces.
+
     Raises:
         ModelLoadError: the model can't be loaded or can't generate text.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, observer: EngineObserver | None = None) -> None:
         self.config = config
+        self._observer = observer or NoObserver()
         self._closing = threading.Event()
         self._wake = threading.Condition()
         self._inbox: deque[tuple[Job, bool]] = deque()
@@ -55,7 +62,7 @@ class Engine:
         )
         if not self.model.can_generate:
             raise ModelLoadError(f"{config.model_path} has no decoder: it can't generate text")
-        self._loop = DecodeLoop(self.model, config, self._closing.is_set, self._count_out)
+        self._loop = DecodeLoop(self.model, config, self._closing.is_set, self._count_out, self._observer)
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
 
@@ -85,16 +92,10 @@ class Engine:
             QueueFull: too many requests are waiting.
             NotReady: the engine is shutting down.
         """
-        for request in requests:
-            self._check(request)
-        self._reserve_places(len(requests))
-        jobs: list[Job] = []
         try:
-            jobs.extend(self._new_job(request) for request in requests)
-        except InvalidRequest:
-            for job in jobs:
-                job.sampler.close()
-            self._release_places(len(requests))
+            jobs = self._admit(requests)
+        except PredictorError as error:
+            self._observer.refused(len(requests), _refusal(error))
             raise
         self._tell([(job, True) for job in jobs])
         return [job.stream for job in jobs]
@@ -117,6 +118,20 @@ class Engine:
         self._closing.set()
         self._tell([])
         self._thread.join()
+
+    def _admit(self, requests: Collection[Request]) -> list[Job]:
+        for request in requests:
+            self._check(request)
+        self._reserve_places(len(requests))
+        jobs: list[Job] = []
+        try:
+            jobs.extend(self._new_job(request) for request in requests)
+        except InvalidRequest:
+            for job in jobs:
+                job.sampler.close()
+            self._release_places(len(requests))
+            raise
+        return jobs
 
     def _check(self, request: Request) -> None:
         length = len(request.prompt)
@@ -206,3 +221,9 @@ class Engine:
             else:
                 self._loop.cancel(job)
         return not self._closing.is_set()
+
+
+def _refusal(error: PredictorError) -> str:
+    if isinstance(error, QueueFull):
+        return "queue_full"
+    return "shutting_down" if isinstance(error, NotReady) else "invalid"

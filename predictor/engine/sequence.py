@@ -26,7 +26,7 @@ class Sequence:
         sequence_id: llama.cpp's id while running, -1 otherwise.
         cached_tokens: prompt tokens taken over from the prefix cache at the first admission.
         admitted_size: number of tokens at the last admission.
-        arrived, admitted, first_token: seconds of the monotonic clock; 0 means not yet.
+        arrived, admitted, first_token, last_token: seconds of the monotonic clock; 0 means not yet.
     """
 
     request: Request
@@ -40,6 +40,7 @@ class Sequence:
     arrived: float = field(default_factory=time.monotonic)
     admitted: float = 0.0
     first_token: float = 0.0
+    last_token: float = 0.0
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
