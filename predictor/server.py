@@ -6,9 +6,10 @@ import logging
 import sys
 
 from predictor.loading import BackgroundLoad
-from predictor.logs import configure_logging
+from predictor.logs import add_request_ids, configure_logging
 from predictor.settings import Settings
 from predictor.startup import plan_startup
+from predictor.telemetry.startup_times import StartupTimes
 
 logger = logging.getLogger(__name__)
 
@@ -22,32 +23,36 @@ def run(settings: Settings) -> int:
     Raises:
         StartupError: the server can't start; the message says what to do.
     """
+    times = StartupTimes()
     configure_logging(settings)
-    plan = plan_startup(settings)
+    with times.measure("prepare"):
+        plan = plan_startup(settings)
     # kserve takes longer to import than a small model to load, so both happen at once.
-    load = BackgroundLoad(plan)
+    load = BackgroundLoad(plan, times)
     try:
-        _serve(settings, load)
+        _serve(settings, load, times)
     finally:
         load.close()
     return 0
 
 
-def _serve(settings: Settings, load: BackgroundLoad) -> None:
+def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> None:
     # kserve reads the command line when it is imported; the options there are ours.
     sys.argv = sys.argv[:1]
-    from kserve.model_server import app
+    with times.measure("imports"):
+        from kserve.model_server import app
 
-    from predictor.api.errors import install_error_handlers
-    from predictor.api.generate import generate_router
-    from predictor.api.middleware import install_middleware
-    from predictor.api.openai import openai_router
-    from predictor.api.predict import predict_router
-    from predictor.api.repository import closed_repository_router
-    from predictor.lifecycle import DrainingModelServer
-    from predictor.model import LlamaCppModel
-    from predictor.served_models import ServedModels
+        from predictor.api.errors import install_error_handlers
+        from predictor.api.generate import generate_router
+        from predictor.api.middleware import current_request_id, install_middleware
+        from predictor.api.openai import openai_router
+        from predictor.api.predict import predict_router
+        from predictor.api.repository import closed_repository_router
+        from predictor.lifecycle import DrainingModelServer
+        from predictor.model import LlamaCppModel
+        from predictor.served_models import ServedModels
 
+    add_request_ids(current_request_id)
     models = ServedModels([load.name])
     install_error_handlers(app)
     for prefix in ("/v1", "/openai/v1"):
@@ -58,6 +63,7 @@ def _serve(settings: Settings, load: BackgroundLoad) -> None:
 
     async def publish() -> None:
         models.publish(load.name, await load.wait())
+        load.record_start()
         logger.info("model %r is ready on port %d", load.name, settings.http_port)
 
     server = DrainingModelServer(

@@ -129,6 +129,16 @@ class Settings(BaseSettings):
         Shown(BATCHING, "milliseconds"),
     ] = 500
 
+    prefix_cache_mib: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Memory for the KV state of earlier prompts, beside the KV cache; it spares prompts "
+            "with the same beginning from being read again.",
+        ),
+        Shown(BATCHING, "MiB"),
+    ] = 256
+
     threads: Annotated[
         Count | None,
         Field(description="CPU threads that generate tokens."),

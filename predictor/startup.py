@@ -26,11 +26,13 @@ class StartupPlan:
         name: the model's name in every protocol.
         engine: what to load and how.
         chat_template: the Jinja source that replaces the model's own, None to keep that.
+        quantisation: of the weights, such as `Q4_K_M`.
     """
 
     name: str
     engine: EngineConfig
     chat_template: str | None
+    quantisation: str
 
 
 def plan_startup(settings: Settings) -> StartupPlan:
@@ -57,7 +59,8 @@ def plan_startup(settings: Settings) -> StartupPlan:
         name,
     )
     template = _read_template(settings.chat_template) if settings.chat_template else None
-    return StartupPlan(name, _engine_config(settings, path, context_tokens), template)
+    config = _engine_config(settings, path, context_tokens)
+    return StartupPlan(name, config, template, parts[0].quantisation)
 
 
 def _engine_config(settings: Settings, path: Path, context_tokens: int) -> EngineConfig:
@@ -74,6 +77,7 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         gpu_layers=settings.n_gpu_layers,
         flash_attention=settings.flash_attention,
         cache_type=settings.kv_cache_type,
+        host_cache_bytes=settings.prefix_cache_mib * 2**20,
         use_mmap=settings.mmap,
         use_mlock=settings.mlock,
     )

@@ -25,6 +25,7 @@ class EngineConfig:
         gpu_layers: layers on a GPU; -1 for all.
         flash_attention: auto, on or off.
         cache_type: of keys and values: f16 or q8_0.
+        host_cache_bytes: memory for prefixes beyond the KV cache; 0 for none.
         use_mmap, use_mlock: how the weights get into memory.
     """
 
@@ -39,6 +40,7 @@ class EngineConfig:
     gpu_layers: int = 0
     flash_attention: str = "auto"
     cache_type: str = "f16"
+    host_cache_bytes: int = 256 * 2**20
     use_mmap: bool = True
     use_mlock: bool = False
 
@@ -50,6 +52,7 @@ class EngineStats:
     Attributes:
         running, waiting: sequences now.
         kv_used, kv_capacity: cells of the KV cache, retained prefixes included.
+        host_cache_bytes: state of prefixes in ordinary memory.
         steps: batches computed.
         decode_seconds: time inside llama_decode.
         step_seconds: the same plus scheduling, sampling and delivery.
@@ -62,6 +65,7 @@ class EngineStats:
     waiting: int = 0
     kv_used: int = 0
     kv_capacity: int = 0
+    host_cache_bytes: int = 0
     steps: int = 0
     decode_seconds: float = 0.0
     step_seconds: float = 0.0

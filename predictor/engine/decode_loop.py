@@ -13,6 +13,7 @@ from functools import partial
 
 from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig, EngineStats
 from predictor.engine.detokenizer import Detokenizer
+from predictor.engine.host_cache import HostCache, SavedPrefix
 from predictor.engine.llama import (
     Batch,
     Context,
@@ -25,7 +26,13 @@ from predictor.engine.llama import (
 from predictor.engine.logprobs import LogSoftmax
 from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
-from predictor.engine.prefix_cache import CopyCells, PrefixCache
+from predictor.engine.prefix_cache import (
+    CopyCells,
+    PrefixCache,
+    RemoveCells,
+    RestoreCells,
+    SaveCells,
+)
 from predictor.engine.request import Delta, FinishReason, TokenLogprob
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
@@ -36,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # Ids beyond the running sequences hold finished ones for their prefixes; llama.cpp allows 256 in all.
 RETAINED_SEQUENCES = 64
+# Cells that only wait for a later request slow every decode down, so beyond these they move to memory.
+RETAINED_CELLS = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +94,14 @@ class DecodeLoop:
         self._context = Context(model, params, should_abort)
         self._batch = Batch(config.max_batch_tokens)
         self._scheduler = Scheduler(
-            PrefixCache(self.context_tokens, ids, reuse=model.can_cut_prefix),
+            PrefixCache(
+                self.context_tokens,
+                ids,
+                reuse=model.can_cut_prefix,
+                max_retained=RETAINED_CELLS,
+                save=config.host_cache_bytes > 0,
+            ),
+            HostCache(config.host_cache_bytes),
             max_sequences=config.max_sequences,
             max_batch_tokens=config.max_batch_tokens,
         )
@@ -133,6 +149,7 @@ class DecodeLoop:
             waiting=len(scheduler.waiting),
             kv_used=scheduler.cache.used,
             kv_capacity=scheduler.cache.capacity,
+            host_cache_bytes=scheduler.host.used_bytes,
             steps=self._steps,
             decode_seconds=self._decode_seconds,
             step_seconds=self._step_seconds,
@@ -148,6 +165,8 @@ class DecodeLoop:
         started = time.perf_counter()
         chunks = self._scheduler.schedule(self._pacer.budget)
         self._carry_out_operations()
+        # One whose saved state could not be read has lost its place.
+        chunks = [chunk for chunk in chunks if chunk.sequence.sequence_id >= 0]
         if not chunks:
             return
         outputs = self._fill_batch(chunks)
@@ -167,10 +186,24 @@ class DecodeLoop:
 
     def _carry_out_operations(self) -> None:
         for operation in self._scheduler.cache.take_operations():
-            if isinstance(operation, CopyCells):
-                self._context.copy(operation.source, operation.target, operation.start, operation.end)
-            else:
-                self._context.remove(operation.sequence_id, operation.start, operation.end)
+            match operation:
+                case CopyCells(source, target, start, end):
+                    self._context.copy(source, target, start, end)
+                case RemoveCells(sequence_id, start, end):
+                    self._context.remove(sequence_id, start, end)
+                case SaveCells(sequence_id, tokens):
+                    state = self._context.save(sequence_id)
+                    self._scheduler.host.add(SavedPrefix(tokens, state))
+                case RestoreCells(sequence_id, SavedPrefix() as saved, length):
+                    self._restore(sequence_id, saved, length)
+
+    def _restore(self, sequence_id: int, saved: SavedPrefix, length: int) -> None:
+        if self._context.restore(sequence_id, saved.state):
+            self._context.remove(sequence_id, length)
+            return
+        logger.warning("llama.cpp refused a saved state of %d tokens; computing them", len(saved.tokens))
+        self._scheduler.host.discard(saved)
+        self._scheduler.restart(sequence_id)
 
     def _fill_batch(self, chunks: Collection[Chunk]) -> list[tuple[Job, int]]:
         """Write the chunks into the batch; returns whose logits will be at which index."""

@@ -368,6 +368,23 @@ class Context(_Owner):
         """Make `target` share the cells of `source` at positions start to end."""
         lib.llama_memory_seq_cp(self._memory, source, target, start, end)
 
+    def save(self, sequence_id: int) -> npt.NDArray[np.uint8]:
+        """A copy of a sequence's cells in llama.cpp's own format."""
+        size = lib.llama_state_seq_get_size(self._handle, sequence_id)
+        state = np.empty(size, np.uint8)
+        written = lib.llama_state_seq_get_data(
+            self._handle, _pointer(state, ctypes.c_uint8), size, sequence_id
+        )
+        return state[:written]
+
+    def restore(self, sequence_id: int, state: npt.NDArray[np.uint8]) -> bool:
+        """Give a sequence the cells of a saved state; False where llama.cpp can't read it or has no room."""
+        pointer = _pointer(state, ctypes.c_uint8)
+        read = lib.llama_state_seq_set_data(self._handle, pointer, state.nbytes, sequence_id)
+        if read == 0:
+            self.remove(sequence_id)
+        return bool(read > 0)
+
     def close(self) -> None:
         if self._handle:
             lib.llama_free(self._handle)

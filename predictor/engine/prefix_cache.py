@@ -35,7 +35,27 @@ class RemoveCells:
     end: int | None = None
 
 
-Operation = CopyCells | RemoveCells
+@dataclass(frozen=True, slots=True)
+class SaveCells:
+    """The state of a sequence is worth keeping elsewhere before its cells go."""
+
+    sequence_id: int
+    tokens: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreCells:
+    """A sequence without cells gets those of a saved state, and keeps the first `length`."""
+
+    sequence_id: int
+    source: object
+    length: int
+
+
+Operation = CopyCells | RemoveCells | SaveCells | RestoreCells
+
+# Shorter ones are computed again in about the time that handling a saved state takes.
+WORTH_SAVING_TOKENS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -65,10 +85,22 @@ class PrefixCache:
         sequence_ids: number of ids; must be at least the number of sequences that run at once.
         reuse: False where a model can't take over a part of another sequence (recurrent or
             sliding-window); then nothing is ever retained.
+        max_retained: most cells held by no running sequence.
+        save: whether evicted sequences are to be saved first, where that is worth it.
     """
 
-    def __init__(self, capacity: int, sequence_ids: int, *, reuse: bool = True) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        sequence_ids: int,
+        *,
+        reuse: bool = True,
+        max_retained: int | None = None,
+        save: bool = False,
+    ) -> None:
         self.capacity = capacity
+        self.max_retained = capacity if max_retained is None else max_retained
+        self.can_restore = save and reuse
         self.used = 0
         self.pinned = 0
         self.queried_tokens = 0
@@ -125,6 +157,24 @@ class PrefixCache:
         self.hit_tokens += length
         return sequence_id, length
 
+    def restore(self, tokens: Sequence[int], source: object) -> int | None:
+        """Give a running sequence an id and cells from a saved state for all of `tokens`.
+
+        There must be room for the whole state; see `make_room`.
+
+        Returns:
+            The id; None when no id can be had.
+        """
+        if not self._free_ids and not self._evict_oldest():
+            return None
+        sequence_id = self._free_ids.pop()
+        self._leaves[sequence_id] = self._root
+        self._operations.append(RestoreCells(sequence_id, source, len(tokens)))
+        self.extend(sequence_id, tokens)
+        self.queried_tokens += len(tokens)
+        self.hit_tokens += len(tokens)
+        return sequence_id
+
     def extend(self, sequence_id: int, tokens: Sequence[int]) -> None:
         """Record that a running sequence computed more tokens into cells of its own."""
         leaf = self._leaves[sequence_id]
@@ -157,6 +207,8 @@ class PrefixCache:
         others = leaf.ids - {sequence_id}
         if retain and self._reuse and leaf is not self._root and not others:
             self._retained[sequence_id] = None
+            while self.used - self.pinned > self.max_retained and self._evict_oldest():
+                pass
             return
         # Others hold all of it already; their copy was just used, so it should be the last to go.
         for other in others & self._retained.keys():
@@ -252,9 +304,17 @@ class PrefixCache:
         for sequence_id in self._retained:
             if spare is None or spare.ids != {sequence_id}:
                 del self._retained[sequence_id]
+                self._save(sequence_id)
                 self._free(sequence_id)
                 return True
         return False
+
+    def _save(self, sequence_id: int) -> None:
+        path = self._path(self._leaves[sequence_id])
+        alone = sum(len(node.tokens) for node in path if len(node.ids) == 1)
+        if self.can_restore and alone >= WORTH_SAVING_TOKENS:
+            tokens = [token for node in reversed(path) for token in node.tokens]
+            self._operations.append(SaveCells(sequence_id, tokens))
 
     def _free(self, sequence_id: int) -> None:
         """Give an id back, with the cells that nobody else holds."""

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Sequence as Collection
 from dataclasses import dataclass
 
-from predictor.engine.prefix_cache import PrefixCache, common_prefix
+from predictor.engine.host_cache import HostCache
+from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS, PrefixCache, common_prefix
 from predictor.engine.sequence import Sequence
 
 # A shared beginning shorter than this is computed again rather than waited for: it takes about one step.
@@ -41,14 +42,18 @@ class Scheduler:
 
     Args:
         cache: ids and cells.
+        host: prefixes that lost their cells.
         max_sequences: most sequences in one batch.
         max_batch_tokens: most tokens in one batch; at least max_sequences.
     """
 
-    def __init__(self, cache: PrefixCache, *, max_sequences: int, max_batch_tokens: int) -> None:
+    def __init__(
+        self, cache: PrefixCache, host: HostCache, *, max_sequences: int, max_batch_tokens: int
+    ) -> None:
         if max_batch_tokens < max_sequences:
             raise ValueError("max_batch_tokens must be at least max_sequences")
         self.cache = cache
+        self.host = host
         self.max_sequences = max_sequences
         self.max_batch_tokens = max_batch_tokens
         self.waiting: deque[Sequence] = deque()
@@ -144,7 +149,7 @@ class Scheduler:
         return self.cache.pinned + growth + own <= self.cache.capacity
 
     def _start(self, sequence: Sequence) -> bool:
-        started = self.cache.start(sequence.tokens)
+        started = self._restore(sequence.tokens) or self.cache.start(sequence.tokens)
         if started is None:
             return False
         sequence.sequence_id, sequence.num_computed = started
@@ -154,6 +159,27 @@ class Scheduler:
         sequence.admitted_size = len(sequence.tokens)
         self.running.append(sequence)
         return True
+
+    def _restore(self, tokens: list[int]) -> tuple[int, int] | None:
+        """Take a prefix over from the host's memory, where that saves more than the cells in use do."""
+        saved, shared = self.host.match(tokens)
+        length = min(shared, len(tokens) - 1)
+        if saved is None or length - self.cache.match(tokens) < WORTH_SAVING_TOKENS:
+            return None
+        if not self.cache.make_room(len(saved.tokens)):
+            return None
+        sequence_id = self.cache.restore(tokens[:length], saved)
+        if sequence_id is None:
+            return None
+        self.host.touch(saved)
+        return sequence_id, length
+
+    def restart(self, sequence_id: int) -> None:
+        """Put a running sequence back to the front of the queue, without the cells it seemed to have."""
+        sequence = next(s for s in self.running if s.sequence_id == sequence_id)
+        self.running.remove(sequence)
+        self._release(sequence, retain=False)
+        self.waiting.appendleft(sequence)
 
     def _fit(self, chunks: list[Chunk]) -> list[Chunk]:
         """Make room for the chunks, preempting the sequence admitted last as often as needed."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
+from predictor.engine import sequence
 from predictor.engine.engine import Engine
 from predictor.engine.request import FinishReason, Request, SamplingParams
 from predictor.errors import InvalidRequest, NotReady, PromptTooLong, QueueFull
 from predictor.text_generation import Completion, collect
 
+MakeEngine = Callable[..., Engine]
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Spain": "Madrid"}
 
@@ -32,9 +35,9 @@ async def complete(engine: Engine, *requests: Request) -> list[Completion]:
     )
 
 
-async def until(condition: object, seconds: float = 20) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
 
@@ -53,15 +56,26 @@ async def test_eight_at_once_each_get_their_own_answer(engine: Engine) -> None:
         assert CAPITALS[country] in answer.text
 
 
-async def test_greedy_text_is_the_same_alone_and_in_a_batch_of_eight(engine: Engine) -> None:
-    questions = [f"Name the colour of {thing}." for thing in "sky grass snow coal blood sun sea sand".split()]
-    alone = [(await complete(engine, ask(engine, question)))[0].text for question in questions]
-    together = await complete(engine, *(ask(engine, question) for question in questions))
-    # Sums in a batch may be added in another order, which can tip a near tie: most must agree, not all.
-    assert sum(a == b.text for a, b in zip(alone, together, strict=True)) >= 6
+async def test_greedy_text_changes_in_a_batch_of_eight_only_at_near_ties(engine: Engine) -> None:
+    """llama.cpp adds in another order in larger batches; where that tips a choice, both were about equal."""
+    params = SamplingParams(temperature=0, max_tokens=24, top_logprobs=20)
+    things = ["sky", "grass", "snow", "coal", "blood", "sun", "sea", "sand"]
+    requests = [ask(engine, f"Name the colour of {thing}.", params) for thing in things]
+    alone = [(await complete(engine, request))[0] for request in requests]
+    together = await complete(engine, *requests)
+    for one, other in zip(alone, together, strict=True):
+        for entry, chosen in zip(one.logprobs, other.logprobs, strict=False):
+            if entry.token != chosen.token:
+                likelihoods = {top.token: top.logprob for top in entry.top}
+                assert likelihoods[entry.token] - likelihoods[chosen.token] < 1
+                break
+        else:
+            assert one.text == other.text
 
 
-async def test_the_same_seed_gives_the_same_text_and_another_seed_another(engine: Engine) -> None:
+async def test_the_same_seed_gives_the_same_text_and_another_seed_another(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+
     def story(seed: int) -> Request:
         return ask(engine, "Tell me a story.", SamplingParams(seed=seed, temperature=1.5, max_tokens=24))
 
@@ -141,8 +155,8 @@ async def test_emoji_never_come_in_pieces(engine: Engine) -> None:
     assert all("\ufffd" not in text for text in texts)
 
 
-async def test_a_shared_beginning_is_computed_once_for_all(make_engine: object) -> None:
-    engine: Engine = make_engine()  # type: ignore[operator]
+async def test_a_shared_beginning_is_computed_once_for_all(make_engine: MakeEngine) -> None:
+    engine = make_engine()
     system = "You are a helpful assistant. " * 30
     before = engine.stats().prompt_tokens
     requests = [ask(engine, f"{system} What is {n}?", SamplingParams(max_tokens=2)) for n in range(6)]
@@ -152,8 +166,8 @@ async def test_a_shared_beginning_is_computed_once_for_all(make_engine: object) 
     assert [answer.cached_tokens > 150 for answer in answers] == [False] + [True] * 5
 
 
-async def test_cached_and_computed_prefixes_give_the_same_text(make_engine: object) -> None:
-    engine: Engine = make_engine(max_sequences=2)  # type: ignore[operator]
+async def test_cached_and_computed_prefixes_give_the_same_text(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_sequences=2)
     question = "Explain in one sentence what the capital of France is famous for."
     [first] = await complete(engine, ask(engine, question))
     [second] = await complete(engine, ask(engine, question))
@@ -161,8 +175,35 @@ async def test_cached_and_computed_prefixes_give_the_same_text(make_engine: obje
     assert first.text == second.text
 
 
-async def test_cancelling_frees_the_sequence_at_once(make_engine: object) -> None:
-    engine: Engine = make_engine()  # type: ignore[operator]
+async def test_a_prefix_that_lost_its_cells_comes_back_from_memory(make_engine: MakeEngine) -> None:
+    engine = make_engine(context_tokens=512, max_sequences=2)
+    story = "Once upon a time there was a king who had three daughters. " * 8
+    question = f"{story} How many daughters did the king have?"
+    [first] = await complete(engine, ask(engine, question))
+    await complete(engine, Request("other", tuple(range(1000, 1500)), SamplingParams(max_tokens=1)))
+    assert engine.stats().host_cache_bytes > 0
+    before = engine.stats().prompt_tokens
+    [again] = await complete(engine, ask(engine, question))
+    assert again.cached_tokens >= len(chat(engine, question)) - 1
+    assert engine.stats().prompt_tokens - before <= 2
+    assert again.text == first.text
+    assert "three" in again.text.lower()
+
+
+async def test_a_damaged_saved_state_is_computed_again(make_engine: MakeEngine) -> None:
+    engine = make_engine(context_tokens=512, max_sequences=2)
+    question = "Once upon a time there was a king who had three daughters. " * 8
+    [first] = await complete(engine, ask(engine, question))
+    await complete(engine, Request("other", tuple(range(1000, 1500)), SamplingParams(max_tokens=1)))
+    for saved in engine._loop._scheduler.host:
+        saved.state[:] = 0
+    [again] = await complete(engine, ask(engine, question))
+    assert again.text == first.text
+    assert engine.stats().running == 0
+
+
+async def test_cancelling_frees_the_sequence_at_once(make_engine: MakeEngine) -> None:
+    engine = make_engine()
     params = SamplingParams(max_tokens=4000, ignore_eos=True)
     [stream] = engine.submit_all([ask(engine, "Count.", params)])
     async for _ in stream:
@@ -175,8 +216,8 @@ async def test_cancelling_frees_the_sequence_at_once(make_engine: object) -> Non
     assert engine.stats().steps - steps <= 2
 
 
-async def test_cancelling_works_in_the_middle_of_a_prefill(make_engine: object) -> None:
-    engine: Engine = make_engine(max_batch_tokens=32)  # type: ignore[operator]
+async def test_cancelling_works_in_the_middle_of_a_prefill(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_batch_tokens=32)
     prompt = tuple(range(100, 100 + 4000))
     [stream] = engine.submit_all([Request("test", prompt, GREEDY)])
     await until(lambda: engine.stats().steps >= 2)
@@ -186,8 +227,8 @@ async def test_cancelling_works_in_the_middle_of_a_prefill(make_engine: object) 
     assert engine.stats().prompt_tokens < 2000
 
 
-async def test_a_cancelled_waiting_request_never_runs(make_engine: object) -> None:
-    engine: Engine = make_engine(max_sequences=1)  # type: ignore[operator]
+async def test_a_cancelled_waiting_request_never_runs(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_sequences=1)
     params = SamplingParams(max_tokens=30, ignore_eos=True)
     first, second = engine.submit_all([ask(engine, "Count.", params), ask(engine, "Sing.", params)])
     second.cancel()
@@ -195,17 +236,20 @@ async def test_a_cancelled_waiting_request_never_runs(make_engine: object) -> No
     assert (await collect(first, 1)).completion_tokens == 30
 
 
-async def test_requests_that_together_overfill_the_cache_all_finish(make_engine: object) -> None:
-    engine: Engine = make_engine(context_tokens=768, max_sequences=4)  # type: ignore[operator]
-    params = SamplingParams(temperature=0, max_tokens=600, ignore_eos=True)
+async def test_requests_that_together_overfill_the_cache_all_finish(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequence, "EXPECTED_OUTPUT_TOKENS", 16)
+    engine = make_engine(context_tokens=256, max_sequences=4)
+    params = SamplingParams(temperature=0, max_tokens=150, ignore_eos=True)
     requests = [ask(engine, f"Tell me a long story about {x}.", params) for x in ("a", "b", "c")]
     answers = await complete(engine, *requests)
-    assert [answer.completion_tokens for answer in answers] == [600] * 3
+    assert [answer.completion_tokens for answer in answers] == [150] * 3
     assert engine.stats().preemptions > 0
 
 
-async def test_an_answer_ends_when_the_context_is_full(make_engine: object) -> None:
-    engine: Engine = make_engine(context_tokens=256)  # type: ignore[operator]
+async def test_an_answer_ends_when_the_context_is_full(make_engine: MakeEngine) -> None:
+    engine = make_engine(context_tokens=256)
     request = ask(engine, "Count.", SamplingParams(ignore_eos=True))
     [answer] = await complete(engine, request)
     assert answer.finish_reason is FinishReason.LENGTH
@@ -226,8 +270,8 @@ async def test_bad_requests_are_refused_and_others_lose_nothing(engine: Engine) 
     assert engine.stats().running == 0
 
 
-async def test_the_queue_is_bounded(make_engine: object) -> None:
-    engine: Engine = make_engine(max_sequences=1, max_queue=1)  # type: ignore[operator]
+async def test_the_queue_is_bounded(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_sequences=1, max_queue=1)
     params = SamplingParams(max_tokens=50, ignore_eos=True)
     streams = engine.submit_all([ask(engine, "Count.", params), ask(engine, "Sing.", params)])
     with pytest.raises(QueueFull) as caught:
@@ -240,8 +284,8 @@ async def test_the_queue_is_bounded(make_engine: object) -> None:
     assert (await complete(engine, ask(engine, "What is the capital of France?")))[0].text
 
 
-async def test_draining_refuses_new_requests_and_finishes_the_running(make_engine: object) -> None:
-    engine: Engine = make_engine()  # type: ignore[operator]
+async def test_draining_refuses_new_requests_and_finishes_the_running(make_engine: MakeEngine) -> None:
+    engine = make_engine()
     params = SamplingParams(max_tokens=30, ignore_eos=True)
     [stream] = engine.submit_all([ask(engine, "Count.", params)])
     drained = asyncio.create_task(engine.drain(20))
@@ -252,8 +296,8 @@ async def test_draining_refuses_new_requests_and_finishes_the_running(make_engin
     assert await drained
 
 
-async def test_closing_ends_what_runs_with_an_error(make_engine: object) -> None:
-    engine: Engine = make_engine()  # type: ignore[operator]
+async def test_closing_ends_what_runs_with_an_error(make_engine: MakeEngine) -> None:
+    engine = make_engine()
     [stream] = engine.submit_all([ask(engine, "Count.", SamplingParams(max_tokens=4000, ignore_eos=True))])
     async for _ in stream:
         break

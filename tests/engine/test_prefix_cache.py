@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.engine.prefix_cache import CopyCells, PrefixCache, RemoveCells, common_prefix
+import predictor.engine.prefix_cache as module
+from predictor.engine.prefix_cache import (
+    CopyCells,
+    PrefixCache,
+    RemoveCells,
+    RestoreCells,
+    SaveCells,
+    common_prefix,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def everything_is_worth_saving() -> Iterator[None]:
+    """Sequences here are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WORTH_SAVING_TOKENS", 3)
+        yield
 
 
 class Cells:
     """llama.cpp's unified KV cache: per sequence, which cell stands at which position."""
 
     def __init__(self) -> None:
+        self.saved: list[list[int]] = []
         self.sequences: dict[int, dict[int, tuple[int, int]]] = {}
         self.made = 0
 
@@ -21,6 +41,13 @@ class Cells:
                 source = self.sequences[operation.source]
                 for position in range(operation.start, operation.end):
                     self.sequences.setdefault(operation.target, {})[position] = source[position]
+            elif isinstance(operation, SaveCells):
+                assert self.tokens(operation.sequence_id) == operation.tokens
+                self.saved.append(operation.tokens)
+            elif isinstance(operation, RestoreCells):
+                assert not self.sequences.get(operation.sequence_id)
+                for position, token in enumerate(operation.source[: operation.length]):
+                    self.compute(operation.sequence_id, position, token)
             elif isinstance(operation, RemoveCells):
                 held = self.sequences.get(operation.sequence_id, {})
                 end = operation.end if operation.end is not None else 10**9
@@ -46,10 +73,11 @@ class Cells:
 class Driver:
     """Runs sequences through a cache and the simulation together, checking both after every step."""
 
-    def __init__(self, capacity: int = 60, ids: int = 5) -> None:
-        self.cache = PrefixCache(capacity, ids)
+    def __init__(self, capacity: int = 60, ids: int = 5, max_retained: int | None = None) -> None:
+        self.cache = PrefixCache(capacity, ids, max_retained=max_retained, save=True)
         self.cells = Cells()
         self.running: dict[int, list[int]] = {}
+        self.finished = False
 
     def start(self, tokens: list[int]) -> tuple[int, int] | None:
         if not tokens:
@@ -67,6 +95,14 @@ class Driver:
                 break
         return started
 
+    def restore(self, saved: list[int], length: int) -> None:
+        if not self.cache.make_room(len(saved)):
+            return
+        sequence_id = self.cache.restore(saved[:length], saved)
+        if sequence_id is not None:
+            self.running[sequence_id] = saved[:length]
+            self.check()
+
     def extend(self, sequence_id: int, tokens: list[int]) -> bool:
         if not self.cache.make_room(len(tokens)):
             return False
@@ -82,7 +118,9 @@ class Driver:
     def finish(self, sequence_id: int, retain: bool = True) -> None:
         del self.running[sequence_id]
         self.cache.finish(sequence_id, retain=retain)
+        self.finished = retain
         self.check()
+        self.finished = False
 
     def check(self) -> None:
         self.cells.apply(self.cache)
@@ -95,6 +133,7 @@ class Driver:
             for cell in self.cells.sequences.get(sequence_id, {}).values()
         }
         assert self.cache.pinned == len(pinned)
+        assert self.cache.used - self.cache.pinned <= self.cache.max_retained or not self.finished
 
 
 def test_a_finished_prompt_is_taken_over_up_to_its_last_token() -> None:
@@ -143,6 +182,22 @@ def test_two_equal_sequences_end_up_on_the_same_cells() -> None:
     assert driver.cache.match([1, 2, 3, 7, 8, 9, 0]) == 6
 
 
+def test_beyond_the_limit_retained_cells_are_saved_and_given_up() -> None:
+    driver = Driver(max_retained=6)
+    for tokens in ([1, 1, 1, 1], [2, 2, 2, 2]):
+        driver.finish(driver.start(tokens)[0])
+    assert driver.cells.saved == [[1, 1, 1, 1]]
+    assert (driver.cache.match([1, 1, 1, 1]), driver.cache.match([2, 2, 2, 2])) == (0, 3)
+
+
+def test_what_others_hold_too_is_not_saved() -> None:
+    driver = Driver(max_retained=6)
+    driver.finish(driver.start([1, 1, 1, 1, 5])[0])
+    driver.finish(driver.start([1, 1, 1, 1, 6, 6])[0])
+    assert driver.cells.saved == []
+    assert driver.cache.match([1, 1, 1, 1, 6, 6]) == 5
+
+
 def test_without_reuse_nothing_is_retained() -> None:
     cache = PrefixCache(10, 2, reuse=False)
     sequence_id, _ = cache.start([1, 2, 3])
@@ -164,20 +219,25 @@ actions = st.lists(
         st.tuples(st.just("start"), tokens),
         st.tuples(st.just("extend"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=3)),
         st.tuples(st.just("finish"), st.integers(0, 9), st.booleans()),
+        st.tuples(st.just("restore"), st.integers(0, 9), st.integers(1, 20)),
     ),
     max_size=40,
 )
 
 
 @settings(max_examples=400, deadline=None)
-@given(actions, st.integers(8, 40), st.integers(1, 6))
+@given(actions, st.integers(8, 40), st.integers(1, 6), st.integers(0, 40))
 def test_cells_tokens_and_counts_always_agree_with_llama_cpp(
-    script: list[tuple[object, ...]], capacity: int, ids: int
+    script: list[tuple[object, ...]], capacity: int, ids: int, max_retained: int
 ) -> None:
-    driver = Driver(capacity, ids)
+    driver = Driver(capacity, ids, max_retained)
     for action, *arguments in script:
         if action == "start":
             driver.start(arguments[0])
+        elif action == "restore":
+            if driver.cells.saved:
+                saved = driver.cells.saved[arguments[0] % len(driver.cells.saved)]
+                driver.restore(saved, min(arguments[1], len(saved)))
         elif driver.running:
             sequence_id = list(driver.running)[arguments[0] % len(driver.running)]
             if action == "extend":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.engine.prefix_cache import PrefixCache
+from predictor.engine.host_cache import HostCache, SavedPrefix
+from predictor.engine.prefix_cache import PrefixCache, SaveCells
 from predictor.engine.request import Request, SamplingParams
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
@@ -18,13 +20,17 @@ def sequence(prompt: list[int], max_tokens: int = 4) -> Sequence:
 
 
 def scheduler(capacity: int = 1000, sequences: int = 4, batch: int = 64, ids: int = 8) -> Scheduler:
-    return Scheduler(PrefixCache(capacity, ids), max_sequences=sequences, max_batch_tokens=batch)
+    cache = PrefixCache(capacity, ids, max_retained=capacity // 2, save=True)
+    return Scheduler(cache, HostCache(10_000), max_sequences=sequences, max_batch_tokens=batch)
 
 
 def step(subject: Scheduler, budget: int | None = None) -> list[Chunk]:
     """What the engine does in a step, with FILLER for every sampled token."""
     chunks = subject.schedule(budget)
-    subject.cache.take_operations()
+    for operation in subject.cache.take_operations():
+        if isinstance(operation, SaveCells):
+            state = np.zeros(10 * len(operation.tokens), np.uint8)
+            subject.host.add(SavedPrefix(operation.tokens, state))
     subject.commit(chunks)
     for chunk in chunks:
         if chunk.completes:

@@ -1,0 +1,46 @@
+"""Saved prefixes: the best match, what replaces what, and the limit on memory."""
+
+import numpy as np
+
+from predictor.engine.host_cache import HostCache, SavedPrefix
+
+
+def saved(*tokens: int, size: int = 10) -> SavedPrefix:
+    return SavedPrefix(list(tokens), np.zeros(size, np.uint8))
+
+
+def test_the_entry_with_the_longest_common_beginning_matches() -> None:
+    cache = HostCache(100)
+    short, long = saved(1, 2, 9), saved(1, 2, 3, 4)
+    cache.add(short)
+    cache.add(long)
+    assert cache.match([1, 2, 3, 7]) == (long, 3)
+    assert cache.match([1, 2, 9, 7]) == (short, 3)
+    assert cache.match([5]) == (None, 0)
+
+
+def test_an_entry_replaces_those_that_it_contains() -> None:
+    cache = HostCache(100)
+    cache.add(saved(1, 2))
+    longer = saved(1, 2, 3)
+    cache.add(longer)
+    assert list(cache) == [longer]
+    assert cache.used_bytes == 10
+
+
+def test_the_longest_unused_goes_when_memory_runs_out() -> None:
+    cache = HostCache(20)
+    first, second, third = saved(1), saved(2), saved(3)
+    cache.add(first)
+    cache.add(second)
+    cache.touch(first)
+    cache.add(third)
+    assert list(cache) == [first, third]
+    assert cache.used_bytes == 20
+
+
+def test_an_entry_larger_than_the_limit_is_not_kept() -> None:
+    cache = HostCache(5)
+    cache.add(saved(1))
+    assert list(cache) == []
+    assert cache.used_bytes == 0
