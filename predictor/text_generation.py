@@ -54,6 +54,7 @@ class Completion:
         completion_tokens: tokens generated.
         cached_tokens: prompt tokens taken from the prefix cache.
         logprobs: one entry per generated token, when asked for.
+        stop_string: the stop string that ended it, if one did.
     """
 
     text: str
@@ -62,6 +63,7 @@ class Completion:
     completion_tokens: int
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    stop_string: str | None = None
 
 
 class TextGenerator:
@@ -161,4 +163,5 @@ async def collect(stream: RequestStream, prompt_tokens: int) -> Completion:
         completion_tokens=last.completion_tokens,
         cached_tokens=last.cached_tokens,
         logprobs=tuple(logprobs),
+        stop_string=last.stop_string,
     )

@@ -20,7 +20,7 @@ from predictor.api.fields import Text
 from predictor.api.middleware import current_request_id
 from predictor.api.sampling import SamplingFields
 from predictor.api.streaming import EventStream, ending_with_error, sse
-from predictor.engine.request import FinishReason, Request, TokenLogprob
+from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
 from predictor.errors import ModelNotFound
 from predictor.served_models import ServedModels
 from predictor.text_generation import RequestStream, TextGenerator
@@ -78,7 +78,6 @@ class _Generation:
         self._generator = generator
         self._with_details = bool(parameters.details)
         params = parameters.to_params(DEFAULT_MAX_TOKENS, top_logprobs=0 if self._with_details else None)
-        self._stops = params.stop
         request_id = body.id or current_request_id() or uuid.uuid4().hex
         self._request = Request(request_id, prompt, params)
         self._common = {"model_name": generator.name} | ({"id": body.id} if body.id is not None else {})
@@ -89,7 +88,7 @@ class _Generation:
         answer: dict[str, Any] = {**self._common, "text_output": result.text}
         if self._with_details:
             answer["details"] = {
-                "finish_reason": self._finish_reason(result.finish_reason),
+                "finish_reason": _finish_reason(result.finish_reason, result.stop_string),
                 "logprobs": [_token(entry) for entry in result.logprobs],
             }
         return Response(orjson.dumps(answer), media_type="application/json")
@@ -108,21 +107,23 @@ class _Generation:
             # One event per token, as the protocol has it; the text comes with the token that completed it.
             *earlier, last = delta.logprobs or (None,)
             for entry in earlier:
-                yield self._event("", entry, None)
+                yield self._event(delta, "", entry, last=False)
             if last is not None or delta.finish_reason is not None:
-                yield self._event(delta.text, last, delta.finish_reason)
+                yield self._event(delta, delta.text, last, last=True)
 
-    def _event(self, text: str, entry: TokenLogprob | None, reason: FinishReason | None) -> bytes:
+    def _event(self, delta: Delta, text: str, entry: TokenLogprob | None, *, last: bool) -> bytes:
+        reason = delta.finish_reason if last else None
         details = {
-            "finish_reason": None if reason is None else self._finish_reason(reason),
+            "finish_reason": None if reason is None else _finish_reason(reason, delta.stop_string),
             "token": None if entry is None else _token(entry),
         }
         return sse({**self._common, "text_output": text, "details": details})
 
-    def _finish_reason(self, reason: FinishReason) -> str:
-        if reason is FinishReason.LENGTH:
-            return "length"
-        return "stop_sequence" if self._stops else "eos_token"
+
+def _finish_reason(reason: FinishReason, stop_string: str | None) -> str:
+    if reason is FinishReason.LENGTH:
+        return "length"
+    return "eos_token" if stop_string is None else "stop_sequence"
 
 
 def _token(entry: TokenLogprob) -> dict[str, Any]:

@@ -255,7 +255,7 @@ class DecodeLoop:
         sequence.tokens.append(token)
         text = job.detokenizer.push(self.model.piece(token))
         logprobs = (distribution.of(token),) if distribution else ()
-        if job.detokenizer.stopped:
+        if job.detokenizer.stopped_by:
             self._finish(job, text, FinishReason.STOP, logprobs)
         elif sequence.num_generated >= sequence.max_tokens:
             self._finish(job, text + job.detokenizer.flush(), FinishReason.LENGTH, logprobs)
@@ -273,7 +273,8 @@ class DecodeLoop:
         self, job: Job, text: str, reason: FinishReason | None, logprobs: tuple[TokenLogprob, ...] = ()
     ) -> Delta:
         sequence = job.sequence
-        return Delta(text, logprobs, sequence.num_generated, reason, sequence.cached_tokens)
+        stop = job.detokenizer.stopped_by
+        return Delta(text, logprobs, sequence.num_generated, reason, sequence.cached_tokens, stop)
 
     def _finish(
         self, job: Job, text: str, reason: FinishReason, logprobs: tuple[TokenLogprob, ...] = ()

@@ -20,20 +20,20 @@ class Detokenizer:
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
 
     def push(self, piece: bytes) -> str:
         """Take the next token's bytes and return the text that became certain, maybe none.
 
-        `stopped` is True afterwards if a stop string was completed; nothing may be pushed then.
+        `stopped_by` is the stop string that was completed, if any; nothing may be pushed then.
         """
         text = self._decoder.decode(piece)
         if not self._stop:
             return text
         self._held += text
-        cut = min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=-1)
-        if cut >= 0:
-            self.stopped = True
+        found = [(at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            cut, self.stopped_by = min(found)
             certain, self._held = self._held[:cut], ""
             return certain
         keep = max(_overlap(self._held, stop) for stop in self._stop)

@@ -137,6 +137,7 @@ class Delta:
         completion_tokens: tokens sampled so far, the end-of-generation token left out.
         finish_reason: set on the last delta only.
         cached_tokens: prompt tokens that were taken from the prefix cache.
+        stop_string: on the last delta, the stop string that ended it, if one did.
     """
 
     text: str
@@ -144,3 +145,4 @@ class Delta:
     completion_tokens: int = 0
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    stop_string: str | None = None

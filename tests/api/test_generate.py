@@ -70,6 +70,13 @@ def test_a_stop_string_is_named_as_the_reason(server: Any) -> None:
     assert "15" not in answer["text_output"]
 
 
+def test_the_models_own_end_is_named_even_where_stop_strings_were_given(server: Any) -> None:
+    question = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    parameters = {"temperature": 0, "max_tokens": 60, "stop": ["never said"], "details": True}
+    answer = post(server, "generate", {"text_input": question, "parameters": parameters}).json()
+    assert answer["details"]["finish_reason"] == "eos_token"
+
+
 @pytest.mark.parametrize("route", ["generate", "generate_stream"])
 @pytest.mark.parametrize(
     ("body", "expected"),

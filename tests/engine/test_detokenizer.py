@@ -13,7 +13,7 @@ def run(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], boo
     texts = []
     for piece in pieces:
         texts.append(detokenizer.push(piece))
-        if detokenizer.stopped:
+        if detokenizer.stopped_by:
             return texts, True
     texts.append(detokenizer.flush())
     return texts, False
