@@ -7,6 +7,7 @@ argument (`--max_queue`) at the same time. `predictor.cli` makes its options fro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, FilePath, ValidationError, model_validator
@@ -138,6 +139,17 @@ class Settings(BaseSettings):
         ),
         Shown(BATCHING, "MiB"),
     ] = 256
+    prefix_cache_dir: Annotated[
+        Path | None,
+        Field(
+            description="Folder that keeps such state for the next start: on SIGTERM and every five minutes. "
+            "It holds what prompts said; keep it as private as the prompts."
+        ),
+        Shown(BATCHING, "folder", "none is kept"),
+    ] = None
+    prefix_cache_dir_mib: Annotated[
+        Count, Field(description="Most that this folder may hold for one model."), Shown(BATCHING, "MiB")
+    ] = 1024
 
     threads: Annotated[
         Count | None,

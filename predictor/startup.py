@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from predictor.cgroup import default_threads, memory_limit
 from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig
+from predictor.engine.prefix_store import PrefixStore, model_key
 from predictor.errors import StartupError
 from predictor.gguf_split import read_parts
-from predictor.memory import check_memory
+from predictor.memory import MemoryEstimate, check_memory
 from predictor.settings import Settings, flag
 from predictor.storage import resolve_model
 
@@ -59,8 +61,26 @@ def plan_startup(settings: Settings) -> StartupPlan:
         name,
     )
     template = _read_template(settings.chat_template) if settings.chat_template else None
-    config = _engine_config(settings, path, context_tokens)
+    config = replace(
+        _engine_config(settings, path, context_tokens),
+        prefix_store=_prefix_store(settings, [part.path for part in parts]),
+        host_cache_bytes=_host_cache_bytes(settings, estimate),
+    )
     return StartupPlan(name, config, template, parts[0].quantisation)
+
+
+def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:
+    if settings.prefix_cache_dir is None:
+        return None
+    details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention)
+    limit = settings.prefix_cache_dir_mib * 2**20
+    return PrefixStore(settings.prefix_cache_dir, model_key(files, *details), limit)
+
+
+def _host_cache_bytes(settings: Settings, estimate: MemoryEstimate) -> int:
+    """What was asked for, but never more than half of what the model leaves."""
+    wanted, limit = settings.prefix_cache_mib * 2**20, memory_limit()
+    return wanted if limit is None else min(wanted, (limit - estimate.total) // 2)
 
 
 def _engine_config(settings: Settings, path: Path, context_tokens: int) -> EngineConfig:
@@ -77,7 +97,6 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         gpu_layers=settings.n_gpu_layers,
         flash_attention=settings.flash_attention,
         cache_type=settings.kv_cache_type,
-        host_cache_bytes=settings.prefix_cache_mib * 2**20,
         use_mmap=settings.mmap,
         use_mlock=settings.mlock,
     )

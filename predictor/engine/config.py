@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from predictor.engine.prefix_store import PrefixStore
+
 DEFAULT_CONTEXT_TOKENS = 8192
 
 
@@ -26,6 +28,7 @@ class EngineConfig:
         flash_attention: auto, on or off.
         cache_type: of keys and values: f16 or q8_0.
         host_cache_bytes: memory for prefixes beyond the KV cache; 0 for none.
+        prefix_store: where prefixes outlive the process; None keeps none.
         use_mmap, use_mlock: how the weights get into memory.
     """
 
@@ -41,6 +44,7 @@ class EngineConfig:
     flash_attention: str = "auto"
     cache_type: str = "f16"
     host_cache_bytes: int = 256 * 2**20
+    prefix_store: PrefixStore | None = None
     use_mmap: bool = True
     use_mlock: bool = False
 

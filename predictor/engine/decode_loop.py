@@ -6,14 +6,14 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Collection
 from dataclasses import dataclass
 from functools import partial
 
 from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig, EngineStats
 from predictor.engine.detokenizer import Detokenizer
-from predictor.engine.host_cache import HostCache, SavedPrefix
+from predictor.engine.host_cache import HostCache, Prefix, SavedPrefix
 from predictor.engine.llama import (
     Batch,
     Context,
@@ -33,6 +33,7 @@ from predictor.engine.prefix_cache import (
     RestoreCells,
     SaveCells,
 )
+from predictor.engine.prefix_store import BadPrefixFileError
 from predictor.engine.request import Delta, FinishReason, TokenLogprob
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
@@ -141,6 +142,20 @@ class DecodeLoop:
         """Free the context."""
         self._context.close()
 
+    def remember(self, prefixes: Iterable[Prefix]) -> None:
+        """Take prefixes over from an earlier process, the longest unused first."""
+        for prefix in prefixes:
+            self._scheduler.host.add(prefix)
+
+    def prefixes(self) -> list[Prefix]:
+        """Everything that later requests could reuse, the most recently used first."""
+        self._carry_out_operations()
+        retained = [
+            SavedPrefix(saving.tokens, self._context.save(saving.sequence_id))
+            for saving in self._scheduler.cache.retained()
+        ]
+        return [*reversed(retained), *reversed(list(self._scheduler.host))]
+
     def stats(self) -> EngineStats:
         """Figures now; may be called from any thread."""
         scheduler = self._scheduler
@@ -194,14 +209,18 @@ class DecodeLoop:
                 case SaveCells(sequence_id, tokens):
                     state = self._context.save(sequence_id)
                     self._scheduler.host.add(SavedPrefix(tokens, state))
-                case RestoreCells(sequence_id, SavedPrefix() as saved, length):
+                case RestoreCells(sequence_id, saved, length):
                     self._restore(sequence_id, saved, length)
 
-    def _restore(self, sequence_id: int, saved: SavedPrefix, length: int) -> None:
-        if self._context.restore(sequence_id, saved.state):
-            self._context.remove(sequence_id, length)
-            return
-        logger.warning("llama.cpp refused a saved state of %d tokens; computing them", len(saved.tokens))
+    def _restore(self, sequence_id: int, saved: Prefix, length: int) -> None:
+        try:
+            if self._context.restore(sequence_id, saved.read()):
+                self._context.remove(sequence_id, length)
+                return
+            reason = "llama.cpp refuses it"
+        except BadPrefixFileError as error:
+            reason = str(error)
+        logger.warning("a saved prefix of %d tokens is computed again: %s", len(saved.tokens), reason)
         self._scheduler.host.discard(saved)
         self._scheduler.restart(sequence_id)
 

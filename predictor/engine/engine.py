@@ -30,6 +30,9 @@ from predictor.errors import (
 
 logger = logging.getLogger(__name__)
 
+# Prefixes are saved about this often, so that a killed process loses little.
+SAVE_SECONDS = 300
+
 
 class Engine:
     """Runs many sequences on one model at once.
@@ -63,6 +66,10 @@ class Engine:
         if not self.model.can_generate:
             raise ModelLoadError(f"{config.model_path} has no decoder: it can't generate text")
         self._loop = DecodeLoop(self.model, config, self._closing.is_set, self._count_out, self._observer)
+        self._store = config.prefix_store
+        if self._store is not None:
+            self._loop.remember(self._store.load())
+        self._next_save = time.monotonic() + SAVE_SECONDS
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._thread.start()
 
@@ -198,6 +205,7 @@ class Engine:
             while self._take_commands():
                 loop.step()
                 loop.send()
+                self._save_at_intervals()
         except Exception as error:
             logger.exception("the decode thread failed")
             loop.end_all(EngineFailure(f"the engine failed: {error}"))
@@ -205,14 +213,24 @@ class Engine:
             self._draining = True
             self._take_commands()
             loop.end_all(NotReady("the server was shut down before the request was done"))
+            if self._store is not None:
+                self._store.save(loop.prefixes())
             loop.close()
             self.model.close()
 
+    def _save_at_intervals(self) -> None:
+        """Save prefixes; writing them gets a thread of its own."""
+        if self._store is None or time.monotonic() < self._next_save:
+            return
+        self._next_save = time.monotonic() + SAVE_SECONDS
+        threading.Thread(target=self._store.save, args=(self._loop.prefixes(),), daemon=True).start()
+
     def _take_commands(self) -> bool:
-        """Start and cancel jobs, waiting for some when there is nothing to do; False on closing."""
+        """Start and cancel jobs, waiting a while when there is nothing to do; False on closing."""
         with self._wake:
             while not (self._inbox or self._loop.has_work or self._closing.is_set()):
-                self._wake.wait()
+                if not self._wake.wait(SAVE_SECONDS):
+                    break
             commands = list(self._inbox)
             self._inbox.clear()
         for job, start in commands:

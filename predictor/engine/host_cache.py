@@ -9,11 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from predictor.engine.prefix_cache import common_prefix
+
+
+class Prefix(Protocol):
+    """A prefix that has lost its cells, wherever its state is."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """From position 0 on."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory forgetting it would free."""
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """The state, in llama.cpp's own format."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,48 +44,58 @@ class SavedPrefix:
     tokens: list[int]
     state: npt.NDArray[np.uint8]
 
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the state."""
+        return self.state.nbytes
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """The state."""
+        return self.state
+
 
 class HostCache:
     """Saved prefixes, the longest unused of which goes first when memory runs out.
 
     Args:
-        max_bytes: most bytes of state; 0 saves nothing.
+        max_bytes: most bytes of state in memory; 0 saves nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.used_bytes = 0
-        self._entries: dict[int, SavedPrefix] = {}
+        self._entries: dict[int, Prefix] = {}
 
-    def __iter__(self) -> Iterator[SavedPrefix]:
+    def __iter__(self) -> Iterator[Prefix]:
         """All entries, the longest unused first."""
         return iter(self._entries.values())
 
-    def add(self, saved: SavedPrefix) -> None:
+    def add(self, saved: Prefix) -> None:
         """Keep an entry; those that it contains go."""
         for other in list(self):
             if common_prefix(saved.tokens, other.tokens) == len(other.tokens):
                 self.discard(other)
         self._entries[id(saved)] = saved
-        self.used_bytes += saved.state.nbytes
+        self.used_bytes += saved.memory_bytes
         while self.used_bytes > self.max_bytes:
-            self.discard(next(iter(self)))
+            self.discard(next(other for other in self if other.memory_bytes))
 
-    def match(self, tokens: Sequence[int]) -> tuple[SavedPrefix | None, int]:
+    def match(self, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
         """The entry that shares the longest beginning with `tokens`, and how long that is."""
-        best, length = None, 0
+        best: Prefix | None = None
+        length = 0
         for saved in self:
             shared = common_prefix(saved.tokens, tokens)
             if shared > length:
                 best, length = saved, shared
         return best, length
 
-    def touch(self, saved: SavedPrefix) -> None:
+    def touch(self, saved: Prefix) -> None:
         """Mark an entry as just used."""
         if self._entries.pop(id(saved), None) is not None:
             self._entries[id(saved)] = saved
 
-    def discard(self, saved: SavedPrefix) -> None:
+    def discard(self, saved: Prefix) -> None:
         """Forget an entry."""
         if self._entries.pop(id(saved), None) is not None:
-            self.used_bytes -= saved.state.nbytes
+            self.used_bytes -= saved.memory_bytes

@@ -12,8 +12,9 @@ The idea is RadixAttention's (Zheng et al., 2023, SGLang), over llama.cpp's sequ
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class RestoreCells:
     """A sequence without cells gets those of a saved state, and keeps the first `length`."""
 
     sequence_id: int
-    source: object
+    source: Any
     length: int
 
 
@@ -157,7 +158,7 @@ class PrefixCache:
         self.hit_tokens += length
         return sequence_id, length
 
-    def restore(self, tokens: Sequence[int], source: object) -> int | None:
+    def restore(self, tokens: Sequence[int], source: Any) -> int | None:
         """Give a running sequence an id and cells from a saved state for all of `tokens`.
 
         There must be room for the whole state; see `make_room`.
@@ -197,6 +198,11 @@ class PrefixCache:
             if not self._evict_oldest():
                 return False
         return True
+
+    def retained(self) -> Iterator[SaveCells]:
+        """What is worth saving of the retained sequences, the longest unused first."""
+        for sequence_id in self._retained:
+            yield from self._saving(sequence_id)
 
     def finish(self, sequence_id: int, *, retain: bool = True) -> None:
         """A sequence runs no more: keep its cells for others as long as there is room."""
@@ -304,17 +310,17 @@ class PrefixCache:
         for sequence_id in self._retained:
             if spare is None or spare.ids != {sequence_id}:
                 del self._retained[sequence_id]
-                self._save(sequence_id)
+                self._operations.extend(self._saving(sequence_id))
                 self._free(sequence_id)
                 return True
         return False
 
-    def _save(self, sequence_id: int) -> None:
+    def _saving(self, sequence_id: int) -> Iterator[SaveCells]:
         path = self._path(self._leaves[sequence_id])
         alone = sum(len(node.tokens) for node in path if len(node.ids) == 1)
         if self.can_restore and alone >= WORTH_SAVING_TOKENS:
             tokens = [token for node in reversed(path) for token in node.tokens]
-            self._operations.append(SaveCells(sequence_id, tokens))
+            yield SaveCells(sequence_id, tokens)
 
     def _free(self, sequence_id: int) -> None:
         """Give an id back, with the cells that nobody else holds."""

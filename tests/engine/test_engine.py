@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from predictor.engine import sequence
 from predictor.engine.engine import Engine
+from predictor.engine.prefix_store import PrefixStore
 from predictor.engine.request import FinishReason, Request, SamplingParams
 from predictor.errors import InvalidRequest, NotReady, PromptTooLong, QueueFull
 from predictor.text_generation import Completion, collect
@@ -200,6 +202,19 @@ async def test_a_damaged_saved_state_is_computed_again(make_engine: MakeEngine) 
     [again] = await complete(engine, ask(engine, question))
     assert again.text == first.text
     assert engine.stats().running == 0
+
+
+async def test_a_restarted_engine_takes_prefixes_from_disk(make_engine: MakeEngine, tmp_path: Path) -> None:
+    store = PrefixStore(tmp_path, "demo", 2**30)
+    question = "Once upon a time there was a king who had three daughters. " * 8
+    first_engine = make_engine(prefix_store=store)
+    [first] = await complete(first_engine, ask(first_engine, question))
+    first_engine.close()
+    engine = make_engine(prefix_store=store)
+    [again] = await complete(engine, ask(engine, question))
+    assert again.cached_tokens == len(chat(engine, question)) - 1
+    assert engine.stats().prompt_tokens <= 2
+    assert again.text[:20] == first.text[:20]
 
 
 async def test_cancelling_frees_the_sequence_at_once(make_engine: MakeEngine) -> None:
