@@ -27,6 +27,7 @@ from predictor.engine.logprobs import LogSoftmax
 from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
 from predictor.engine.prefix_cache import (
+    WORTH_SAVING_TOKENS,
     CopyCells,
     PrefixCache,
     RemoveCells,
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 # Ids beyond the running sequences hold finished ones for their prefixes; llama.cpp allows 256 in all.
 RETAINED_SEQUENCES = 64
 # Cells that only wait for a later request slow every decode down, so beyond these they move to memory.
-RETAINED_CELLS = 1024
+RETAINED_CELLS = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -207,10 +208,17 @@ class DecodeLoop:
                 case RemoveCells(sequence_id, start, end):
                     self._context.remove(sequence_id, start, end)
                 case SaveCells(sequence_id, tokens):
-                    state = self._context.save(sequence_id)
-                    self._scheduler.host.add(SavedPrefix(tokens, state))
+                    self._save(sequence_id, tokens)
                 case RestoreCells(sequence_id, saved, length):
                     self._restore(sequence_id, saved, length)
+
+    def _save(self, sequence_id: int, tokens: list[int]) -> None:
+        host = self._scheduler.host
+        known, shared = host.match(tokens)
+        if known is not None and len(tokens) - shared < WORTH_SAVING_TOKENS:
+            host.touch(known)
+        else:
+            host.add(SavedPrefix(tokens, self._context.save(sequence_id)))
 
     def _restore(self, sequence_id: int, saved: Prefix, length: int) -> None:
         try:

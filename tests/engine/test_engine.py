@@ -192,6 +192,15 @@ async def test_a_prefix_that_lost_its_cells_comes_back_from_memory(make_engine: 
     assert "three" in again.text.lower()
 
 
+async def test_one_system_prompt_is_saved_once_however_many_ask_under_it(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    story = "Once upon a time there was a king who had three daughters. " * 25
+    for number in range(4):
+        await complete(engine, ask(engine, f"{story} What is {number}?", SamplingParams(max_tokens=2)))
+    await complete(engine, Request("other", tuple(range(1000, 1100)), SamplingParams(max_tokens=1)))
+    assert len(list(engine._loop._scheduler.host)) == 1
+
+
 async def test_a_damaged_saved_state_is_computed_again(make_engine: MakeEngine) -> None:
     engine = make_engine(context_tokens=512, max_sequences=2)
     question = "Once upon a time there was a king who had three daughters. " * 8
