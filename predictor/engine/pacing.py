@@ -13,22 +13,31 @@ class PrefillPacer:
 
     Args:
         max_step_seconds: how long a step that also decodes may take.
+        max_lone_step_seconds: how long one that only prefills may take; a cancelled request waits for it.
         min_tokens: prompt tokens that are always allowed, so that prefilling never stands still.
     """
 
-    def __init__(self, max_step_seconds: float, min_tokens: int = 16) -> None:
+    def __init__(
+        self, max_step_seconds: float, max_lone_step_seconds: float = 1.0, min_tokens: int = 16
+    ) -> None:
         self._max_step_seconds = max_step_seconds
+        self._max_lone_step_seconds = max_lone_step_seconds
         self._min_tokens = min_tokens
         self._decode_seconds = 0.0
         self._seconds_per_token = 0.0
 
-    @property
-    def budget(self) -> int | None:
-        """Prompt tokens for a step that also decodes; None before anything was measured."""
+    def budget(self, *, decoding: bool) -> int | None:
+        """Prompt tokens for the next step; None before anything was measured.
+
+        Args:
+            decoding: whether running streams wait for the step.
+        """
         if self._seconds_per_token == 0:
             return None
-        left = self._max_step_seconds - self._decode_seconds
-        return max(self._min_tokens, int(left / self._seconds_per_token))
+        seconds = self._max_lone_step_seconds
+        if decoding:
+            seconds = self._max_step_seconds - self._decode_seconds
+        return max(self._min_tokens, int(seconds / self._seconds_per_token))
 
     def observe(self, *, decode_tokens: int, prefill_tokens: int, seconds: float) -> None:
         """Take a finished step into account."""

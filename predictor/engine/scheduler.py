@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence as Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from predictor.engine.host_cache import HostCache
 from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS, PrefixCache, common_prefix
@@ -31,6 +32,12 @@ class Chunk:
     def completes(self) -> bool:
         """Whether the sequence has all its cells afterwards, so that a token can be sampled."""
         return self.end == len(self.sequence.tokens)
+
+
+class PrefillBudget(Protocol):
+    """Most prompt tokens for a step, None for no limit of its own."""
+
+    def __call__(self, *, decoding: bool) -> int | None: ...
 
 
 class Scheduler:
@@ -91,18 +98,18 @@ class Scheduler:
         self.waiting.appendleft(victim)
         return victim
 
-    def schedule(self, prefill_budget: int | None = None) -> list[Chunk]:
+    def schedule(self, prefill_budget: PrefillBudget) -> list[Chunk]:
         """Choose the next batch; never more than `max_batch_tokens` tokens.
 
         Args:
-            prefill_budget: most prompt tokens to compute beside tokens being decoded, so that these don't
-                wait long; ignored while nothing decodes.
+            prefill_budget: most prompt tokens to compute in it, told whether tokens are decoded beside them.
         """
         self._admit()
         decoding = [s for s in self.running if s.is_decoding]
         budget = self.max_batch_tokens - len(decoding)
-        if decoding and prefill_budget is not None:
-            budget = min(budget, prefill_budget)
+        limit = prefill_budget(decoding=bool(decoding))
+        if limit is not None:
+            budget = min(budget, limit)
         chunks = [Chunk(s, s.num_computed, len(s.tokens)) for s in decoding]
         chunks += _share(budget, [s for s in self.running if not s.is_decoding])
         return self._fit(chunks)

@@ -26,7 +26,7 @@ def scheduler(capacity: int = 1000, sequences: int = 4, batch: int = 64, ids: in
 
 def step(subject: Scheduler, budget: int | None = None) -> list[Chunk]:
     """What the engine does in a step, with FILLER for every sampled token."""
-    chunks = subject.schedule(budget)
+    chunks = subject.schedule(lambda *, decoding: budget if decoding else None)
     for operation in subject.cache.take_operations():
         if isinstance(operation, SaveCells):
             state = np.zeros(10 * len(operation.tokens), np.uint8)
@@ -97,7 +97,7 @@ def test_admission_goes_by_cells_not_by_slots() -> None:
     subject = scheduler(capacity=100)
     for start in (0, 100, 200):
         subject.add(sequence(list(range(start, start + 30)), max_tokens=20))
-    subject.schedule()
+    step(subject)
     assert (len(subject.running), len(subject.waiting)) == (2, 1)
 
 
