@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HTTP_PORT ?= 8080
 GRPC_PORT ?= 8081
 ARGS ?=
+LLAMA_SERVER ?=
 # How llama-cpp-python is compiled. Without the multimodal library it takes about half as long.
 CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export CMAKE_ARGS
@@ -50,9 +51,10 @@ format: $(INSTALLED) ## format the code and apply the safe fixes
 llama-server: $(INSTALLED) ## compile llama-server of the same llama.cpp, for comparison
 	@$(BIN)/python scripts/build_llama.py server
 
-bench: setup ## compare with llama-server
-	@folder=$$($(BIN)/python scripts/build_llama.py server) && \
-	$(BIN)/python -m benchmarks --model "$(MODEL)" --llama-server "$$folder/llama-server" $(ARGS)
+bench: setup ## compare with llama-server: LLAMA_SERVER=FILE, compiled first where none is given
+	@binary="$(LLAMA_SERVER)"; \
+	[ -n "$$binary" ] || binary=$$($(BIN)/python scripts/build_llama.py server)/llama-server && \
+	$(BIN)/python -m benchmarks --model "$(MODEL)" --llama-server "$$binary" $(ARGS)
 
 clean: ## remove .venv; compiled llama.cpp and the demo model stay
 	rm -rf $(VENV)
