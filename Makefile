@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all lint format bench llama-server clean distclean
+.PHONY: help setup serve test test-all lint format bench llama-server image-test clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: setup ## compare with llama-server: LLAMA_SERVER=FILE, compiled first whe
 	@binary="$(LLAMA_SERVER)"; \
 	[ -n "$$binary" ] || binary=$$($(BIN)/python scripts/build_llama.py server)/llama-server && \
 	$(BIN)/python -m benchmarks --model "$(MODEL)" --llama-server "$$binary" $(ARGS)
+
+image-test: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## build the image and test it
+	@$(BIN)/python scripts/image_test.py "$(MODEL)"
 
 clean: ## remove .venv; compiled llama.cpp and the demo model stay
 	rm -rf $(VENV)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from predictor.engine.request import SamplingParams
+from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import EngineFailure, InvalidRequest, ModelLoadError
 
 logger = logging.getLogger("predictor.llama")
@@ -27,7 +28,8 @@ logger = logging.getLogger("predictor.llama")
 # llama.cpp's own default length of the window its penalties look at.
 PENALTY_WINDOW = 64
 
-_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.DEBUG}
+# ggml_log_level's errors; its other levels are for developers.
+_ERROR = 4
 _CACHE_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 _FLASH_ATTENTION = {
     "auto": lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
@@ -47,10 +49,11 @@ class DecodeAbortedError(Exception):
 
 def _forward_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     message = text.decode("utf-8", "replace").rstrip()
-    if level == 3 and message:
+    if level == _ERROR and message:
         _recent_errors.append(message)
-    if message and logger.isEnabledFor(_LEVELS.get(level, logging.DEBUG)):
-        logger.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
+    severity = logging.WARNING if level == _ERROR else logging.DEBUG
+    if message and logger.isEnabledFor(severity):
+        logger.log(severity, "%s", message)
 
 
 # llama.cpp keeps the pointer for the life of the process.
@@ -58,11 +61,25 @@ _log_callback = lib.llama_log_callback(_forward_log)
 _started = False
 
 
+def _load_cpu_variants() -> None:
+    """Load the best CPU backend where llama.cpp was built with one per instruction set, as in the image.
+
+    llama.cpp itself looks for them beside the Python executable, but they lie beside its own library.
+    """
+    library = lib._lib
+    library.ggml_backend_reg_count.restype = ctypes.c_size_t
+    if not library.ggml_backend_reg_count():
+        load = library.ggml_backend_load_all_from_path
+        load.argtypes, load.restype = [ctypes.c_char_p], None
+        load(str(Path(library._name).parent).encode())
+
+
 def _start_backend() -> None:
     """Once per process, and not at import: it makes llama.cpp look for devices."""
     global _started
     if not _started:
         lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
+        _load_cpu_variants()
         lib.llama_backend_init()
         _started = True
 
@@ -220,6 +237,23 @@ class Model(_Owner):
             if length >= 0:
                 return buffer.raw[:length]
             room = -length
+
+    def vocabulary(self) -> Vocabulary:
+        """All tokens; reading them takes about 3 microseconds each."""
+        tokens = range(self.n_vocab)
+        control = {
+            token: lib.llama_vocab_get_text(self._vocab, token)
+            for token in tokens
+            if lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL
+        }
+        function = ctypes.cast(lib._lib.llama_tokenize, ctypes.c_void_p)
+        return Vocabulary(
+            pieces=tuple(self.piece(token) for token in tokens),
+            control=control,
+            end_tokens=self.end_tokens,
+            address=self._vocab,
+            tokenize_address=function.value or 0,
+        )
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""

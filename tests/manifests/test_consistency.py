@@ -1,0 +1,211 @@
+"""What the manifests say about the program exists in it, and numbers that depend on each other fit."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import huggingface_hub.constants
+import pytest
+import typer
+from prometheus_client.parser import text_string_to_metric_families
+from rendered_manifests import (
+    ROOT,
+    SOURCES,
+    Object,
+    all_objects,
+    pods,
+    predictor_pod,
+    walk,
+)
+from server_process import Server
+
+from predictor.cli import _settings, app
+from predictor.lifecycle import CLOSE_SECONDS
+from predictor.settings import Settings, env_var, flag
+
+METRIC = re.compile(r"kserve_llamacpp_\w+")
+MODEL_NAME = "chat"
+
+
+def filled_in(value: Any) -> Any:
+    """A document with the model's name where KServe puts it."""
+    return json.loads(json.dumps(value).replace("{{.Name}}", MODEL_NAME))
+
+
+def containers() -> list[tuple[str, Object]]:
+    """Every container of ours, as it will run."""
+    return [(name, filled_in(container)) for name, pod in pods() for container in pod["containers"]]
+
+
+def settings_of(container: Object) -> Settings:
+    """The container's arguments, read by the program itself."""
+    command, *arguments = container["args"]
+    serve = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    options = serve.make_context(command, arguments).params
+    return _settings(**options)
+
+
+def seconds(duration: str) -> int:
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
+def startup_seconds(container: Object) -> int:
+    probe = container["startupProbe"]
+    return probe["periodSeconds"] * probe["failureThreshold"]
+
+
+def test_arguments_are_understood_by_the_program() -> None:
+    assert len(containers()) > 20
+    for name, container in containers():
+        settings = settings_of(container)
+        assert settings.model_name == MODEL_NAME, name
+        assert settings.model == "/mnt/models" or settings.model.startswith("hf://"), name
+
+
+def test_an_argument_the_program_lacks_is_noticed() -> None:
+    _, container = containers()[0]
+    with pytest.raises(Exception, match="no-such-option"):
+        settings_of(container | {"args": [*container["args"], "--no_such_option=1"]})
+
+
+def test_environment_variables_are_read_by_the_program() -> None:
+    ours = {env_var(field) for field in Settings.model_fields}
+    hub = set(re.findall(r"HF_\w+", inspect.getsource(huggingface_hub.constants)))
+    assert "HF_HOME" in hub
+    for name, container in containers():
+        for variable in container.get("env", []):
+            assert variable["name"] in ours | hub, name
+
+
+def test_ports_are_the_ones_the_program_listens_on() -> None:
+    for name, container in containers():
+        settings = settings_of(container)
+        listening = {settings.http_port, settings.grpc_port if settings.enable_grpc else settings.http_port}
+        ports = {port.get("name", "http"): port["containerPort"] for port in container["ports"]}
+        assert ports.get("http") == settings.http_port, name
+        assert set(ports.values()) <= listening, name
+        for probe in (
+            container[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+        ):
+            assert ports.get(probe["port"], probe["port"]) == settings.http_port, name
+    http_port, grpc_port = (Settings.model_fields[f"{kind}_port"].default for kind in ("http", "grpc"))
+    for folder, service in all_objects("Service"):
+        by_name = {"http": http_port, "grpc": grpc_port}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= by_name.keys(), folder
+    for _, monitor in all_objects("PodMonitor"):
+        assert monitor["spec"]["podMetricsEndpoints"][0]["portNumber"] == http_port
+    for _, policy in all_objects("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", []):
+            assert {port["port"] for port in rule["ports"]} == {http_port}
+
+
+def test_paths_exist_on_the_server(server: Server) -> None:
+    paths = {
+        container[kind]["httpGet"]["path"].replace(f"/{MODEL_NAME}/", f"/{server.model_name}/")
+        for _, container in containers()
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+    }
+    paths |= {
+        mapping[key]
+        for _, item in all_objects()
+        for mapping in walk(item)
+        for key in ("prometheus.kserve.io/path", "prometheus.io/path")
+        if key in mapping
+    }
+    paths |= {item["spec"]["podMetricsEndpoints"][0]["path"] for _, item in all_objects("PodMonitor")}
+    assert paths == {f"/v2/models/{server.model_name}/ready", "/v2/health/live", "/metrics"}
+    for path in paths:
+        assert httpx.get(server.http_url + path).status_code == httpx.codes.OK, path
+
+
+def test_annotated_ports_are_the_http_port() -> None:
+    annotated = [
+        mapping[key]
+        for _, item in all_objects()
+        for mapping in walk(item)
+        for key in ("prometheus.kserve.io/port", "prometheus.io/port")
+        if key in mapping
+    ]
+    assert set(annotated) == {str(Settings.model_fields["http_port"].default)}
+
+
+def test_metrics_in_queries_exist_on_the_server(server: Server) -> None:
+    text = httpx.get(f"{server.http_url}/metrics").text
+    exist = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+    used = {name: folder for folder, item in all_objects() for name in METRIC.findall(json.dumps(item))}
+    assert len(used) >= 9
+    assert not {name: folder for name, folder in used.items() if name not in exist}
+
+
+def test_label_values_in_queries_exist_on_the_server(server: Server) -> None:
+    text = httpx.get(f"{server.http_url}/metrics").text
+    reasons = set(re.findall(r'finished_reason=\\*"(\w+)', json.dumps([item for _, item in all_objects()])))
+    assert reasons == {"error"}
+    for reason in reasons:
+        assert f'finished_reason="{reason}"' in text
+
+
+def test_flags_named_in_texts_exist() -> None:
+    known = {flag(field) for field in Settings.model_fields} | {"--from-literal"}
+    for path in (path for source in SOURCES for path in source.rglob("*.yaml")):
+        assert set(re.findall(r"--[a-z]+(?:-[a-z]+)+", path.read_text())) <= known, path
+
+
+def test_comments_state_the_real_defaults() -> None:
+    texts = [path.read_text() for source in SOURCES for path in source.rglob("*.yaml")]
+    stated = {pair for text in texts for pair in re.findall(r"--([a-z-]+) \((\d+)\)", text)}
+    assert {name for name, _ in stated} == {"grace-period-seconds", "max-sequences"}
+    for name, number in stated:
+        assert Settings.model_fields[name.replace("-", "_")].default == int(number)
+
+
+def test_pods_are_given_the_time_to_drain() -> None:
+    for name, pod in pods():
+        (container,) = pod["containers"]
+        needed = settings_of(filled_in(container)).grace_period_seconds + CLOSE_SECONDS
+        if "lifecycle" in container:
+            before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            assert pod["terminationGracePeriodSeconds"] > before + needed, name
+        else:
+            assert "terminationGracePeriodSeconds" not in pod, f"{name}: requests still arrive after SIGTERM"
+
+
+def test_knative_gives_the_time_to_load_to_drain_and_to_wait() -> None:
+    for folder, service in all_objects("InferenceService"):
+        annotations = service["metadata"]["annotations"]
+        predictor = service["spec"]["predictor"]
+        if annotations["serving.kserve.io/deploymentMode"] != "Knative":
+            continue
+        (container,) = predictor_pod(predictor)["containers"]
+        settings = settings_of(filled_in(container))
+        assert predictor["timeout"] > settings.grace_period_seconds + CLOSE_SECONDS, folder
+        assert predictor.get("containerConcurrency", settings.max_sequences) == settings.max_sequences, folder
+        if deadline := annotations.get("serving.knative.dev/progress-deadline"):
+            assert seconds(deadline) > startup_seconds(container), folder
+
+
+def test_deployments_do_not_give_up_while_a_model_loads() -> None:
+    for folder, deployment in all_objects("Deployment"):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert deployment["spec"]["progressDeadlineSeconds"] > startup_seconds(container), folder
+
+
+def test_download_folder_is_a_volume() -> None:
+    for folder, deployment in all_objects("Deployment"):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        (home,) = (v["value"] for v in container["env"] if v["name"] == "HF_HOME")
+        assert home in {mount["mountPath"] for mount in container["volumeMounts"]}, folder
+
+
+def test_image_name_is_one() -> None:
+    """So that one `kustomize edit set image` is enough for each variant."""
+    images = {container["image"] for _, container in containers()}
+    assert images == {"kserve-llamacpp:0.1.0", "kserve-llamacpp-cuda:0.1.0"}
+    version = re.search(r'^version = "(.+)"$', Path(ROOT, "pyproject.toml").read_text(), re.M)
+    assert version
+    assert all(image.endswith(f":{version[1]}") for image in images)
