@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from predictor.errors import StartupError
+from predictor.errors import PredictorError, StartupError
 from predictor.settings import Settings, env_var, explain, flag, shown
 
 EXIT_FAILURE = 1
@@ -54,7 +54,7 @@ def serve(**options: str | bool | None) -> None:
 
     try:
         status = run(settings)
-    except StartupError as error:
+    except PredictorError as error:
         _fail(error.message, EXIT_FAILURE)
     raise typer.Exit(status)
 

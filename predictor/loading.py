@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from predictor.chat.template import ChatTemplate
 from predictor.engine.engine import Engine
 from predictor.startup import StartupPlan
+from predictor.telemetry.startup_times import StartupTimes
 from predictor.text_generation import TextGenerator
 
+if TYPE_CHECKING:
+    from predictor.telemetry.tracing import RequestTracer
+
 logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.5
 
 
 class BackgroundLoad:
@@ -21,11 +27,13 @@ class BackgroundLoad:
 
     Args:
         plan: what to load; loading begins at once.
+        times: gets the part `load`.
     """
 
-    def __init__(self, plan: StartupPlan) -> None:
+    def __init__(self, plan: StartupPlan, times: StartupTimes) -> None:
         self.name = plan.name
         self._plan = plan
+        self._times = times
         self._engine: Future[Engine] = Future()
         self._engine.set_running_or_notify_cancel()  # Who gives up waiting must not cancel the load.
         # A daemon: a signal in the middle of a long load must be able to end the process.
@@ -44,6 +52,27 @@ class BackgroundLoad:
             template = ChatTemplate(source, engine.model.bos_text, engine.model.eos_text)
         return TextGenerator(self.name, engine, template)
 
+    async def watch(self) -> None:
+        """Return never; the engine must be loaded.
+
+        Raises:
+            EngineFailure: the engine ended by itself, so that the process has to.
+        """
+        engine = self._engine.result()
+        while engine.failure is None:
+            await asyncio.sleep(WATCH_SECONDS)
+        raise engine.failure
+
+    def record_start(self) -> None:
+        """Add the start's figures to the metrics, once, when the model has been made available."""
+        from predictor.telemetry.metrics import ModelInfo, register_start
+
+        self._times.finish()
+        engine = self._engine.result()
+        register_start(
+            ModelInfo(self.name, self._plan.quantisation, engine.context_tokens), self._times.parts
+        )
+
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, let the running ones finish, and cut those that take longer.
 
@@ -61,19 +90,32 @@ class BackgroundLoad:
                 )
         finally:
             if not done:
-                engine.close()
+                engine.abort()
 
     def close(self) -> None:
         """Free the model, if it was loaded."""
         if self._engine.done() and self._engine.exception() is None:
             self._engine.result().close()
 
+    def _tracer(self) -> RequestTracer | None:
+        if self._plan.traces_endpoint is None:
+            return None
+        from predictor.telemetry.tracing import RequestTracer
+
+        return RequestTracer(self.name, self._plan.traces_endpoint)
+
     def _run(self) -> None:
-        started = time.perf_counter()
         try:
-            engine = Engine(self._plan.engine)
+            # Imported here, beside the main thread's imports, as it takes a tenth of a second.
+            from predictor.telemetry.metrics import EngineMetrics
+            from predictor.telemetry.observer import ServingObserver
+
+            metrics = EngineMetrics(self.name)
+            with self._times.measure("load"):
+                engine = Engine(self._plan.engine, ServingObserver(metrics, self._tracer()))
+            metrics.read(engine.stats)
         except BaseException as error:
             self._engine.set_exception(error)
             return
-        logger.info("loaded and warm after %.2f s", time.perf_counter() - started)
+        logger.info("loaded and warm after %.2f s", self._times.parts["load"])
         self._engine.set_result(engine)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import logging.config
 import warnings
+from collections.abc import Callable, Mapping
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
 from typing import Any
 
 from predictor.settings import Settings
 
 # Errors of the client that kserve logs as its own, with a traceback; the answer says it all.
-_CLIENT_ERRORS = {"InvalidInput", "ModelNotFound", "ModelNotReady"}
+# By name, since kserve isn't imported yet.
+_CLIENT_ERRORS = {"InvalidInput", "ModelNotFound", "ModelNotReady", "ServerNotReady"}
 
 
 def configure_logging(settings: Settings) -> None:
@@ -19,7 +24,9 @@ def configure_logging(settings: Settings) -> None:
     warnings.filterwarnings("ignore", "ORJSONResponse is deprecated")  # kserve's choice
     level = settings.log_level.upper()
     quiet = "INFO" if settings.log_level == "debug" else "WARNING"
-    formatter = "predictor.logs.JsonFormatter" if settings.log_format == "json" else "logging.Formatter"
+    formatter = (
+        "predictor.logs.JsonFormatter" if settings.log_format == "json" else "predictor.logs.TextFormatter"
+    )
     logging.config.dictConfig(
         {
             "version": 1,
@@ -46,6 +53,47 @@ def configure_logging(settings: Settings) -> None:
             },
         }
     )
+    _decouple(logging.getLogger("predictor.requests"))
+
+
+def _decouple(logger: logging.Logger) -> None:
+    """Let another thread write a logger's lines, so that a slow reader of them can't hold up its callers."""
+    queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    listener = QueueListener(queue, *logging.getLogger().handlers)
+    logger.handlers = [QueueHandler(queue)]
+    logger.propagate = False
+    listener.start()
+    atexit.register(listener.stop)
+
+
+def add_request_fields(**current: Callable[[], str | None]) -> None:
+    """From now on, lines that are logged while a request is handled show what is known of it.
+
+    Args:
+        current: by name of the field, what gives its value for the request being handled, None outside of
+            one.
+    """
+    for name in (None, "predictor.requests"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(RequestFields(current))
+
+
+class RequestFields(logging.Filter):
+    """Adds fields of the request being handled to a record, where it doesn't have them itself.
+
+    Args:
+        current: see `add_request_fields`.
+    """
+
+    def __init__(self, current: Mapping[str, Callable[[], str | None]]) -> None:
+        super().__init__()
+        self._current = current
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True, always."""
+        fields = {name: value for name, get in self._current.items() if (value := get()) is not None}
+        record.fields = fields | _fields(record)
+        return True
 
 
 class ClientErrorFilter(logging.Filter):
@@ -53,11 +101,22 @@ class ClientErrorFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """False for such an error."""
-        return not (record.exc_info and type(record.exc_info[1]).__name__ in _CLIENT_ERRORS)
+        error = record.exc_info[0] if record.exc_info else None
+        return error is None or _CLIENT_ERRORS.isdisjoint(base.__name__ for base in error.__mro__)
+
+
+class TextFormatter(logging.Formatter):
+    """A line of text; the fields of the record follow its message as `name=value`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """The line without the traceback."""
+        return " ".join(
+            [super().formatMessage(record), *(f"{name}={value}" for name, value in _fields(record).items())]
+        )
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, and the request's id where there is one."""
+    """One JSON object per line: time, level, logger, message, and the fields of the record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
@@ -66,7 +125,14 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_fields(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What was logged beside the message, with `extra={"fields": {...}}`."""
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    return fields

@@ -271,12 +271,7 @@ def _check_outputs(request: InferRequest) -> None:
 def _infer_response(request: InferRequest, name: str, completions: list[Completion]) -> InferResponse:
     requested = {output.name for output in request.request_outputs or ()} or OUTPUTS.keys()
     outputs = [
-        InferOutput(
-            output,
-            [len(completions)],
-            datatype,
-            [str(getattr(c, output)) if datatype == "BYTES" else getattr(c, output) for c in completions],
-        )
+        InferOutput(output, [len(completions)], datatype, [_element(c, output) for c in completions])
         for output, datatype in OUTPUTS.items()
         if output in requested
     ]
@@ -287,3 +282,8 @@ def _infer_response(request: InferRequest, name: str, completions: list[Completi
         use_binary_outputs=request.use_binary_outputs,
         requested_outputs=request.request_outputs,
     )
+
+
+def _element(completion: Completion, output: str) -> str | int:
+    value = getattr(completion, output)
+    return value if isinstance(value, int) else str(value)

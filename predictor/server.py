@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 
+from predictor.deferred_imports import import_kserve
 from predictor.loading import BackgroundLoad
-from predictor.logs import add_request_ids, configure_logging
+from predictor.logs import add_request_fields, configure_logging
 from predictor.settings import Settings
 from predictor.startup import plan_startup
 from predictor.telemetry.startup_times import StartupTimes
@@ -40,11 +41,13 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
     # kserve reads the command line when it is imported; the options there are ours.
     sys.argv = sys.argv[:1]
     with times.measure("imports"):
+        import_kserve()
         from kserve.model_server import app
+        from kserve.model_server import args as kserve_args
 
         from predictor.api.errors import install_error_handlers
         from predictor.api.generate import generate_router
-        from predictor.api.middleware import current_request_id, install_middleware
+        from predictor.api.middleware import current_path, current_request_id, install_middleware
         from predictor.api.openai import openai_router
         from predictor.api.predict import predict_router
         from predictor.api.repository import closed_repository_router
@@ -52,7 +55,8 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
         from predictor.model import LlamaCppModel
         from predictor.served_models import ServedModels
 
-    add_request_ids(current_request_id)
+    add_request_fields(request_id=current_request_id, path=current_path)
+    kserve_args.grpc_max_receive_message_length = settings.max_body_bytes
     models = ServedModels([load.name])
     install_error_handlers(app)
     for prefix in ("/v1", "/openai/v1"):
@@ -60,15 +64,23 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
     for router in (generate_router(models), predict_router(models), closed_repository_router()):
         app.include_router(router)
     install_middleware(app, max_body_bytes=settings.max_body_bytes)
+    model = LlamaCppModel(load.name, models)
+    if settings.otlp_traces_endpoint is not None:
+        from predictor.telemetry.tracing import TraceContext
+        from predictor.traced_model import TracedModel
 
-    async def publish() -> None:
+        app.add_middleware(TraceContext)
+        model = TracedModel(load.name, models)
+
+    async def publish_and_watch() -> None:
         models.publish(load.name, await load.wait())
         load.record_start()
         logger.info("model %r is ready on port %d", load.name, settings.http_port)
+        await load.watch()
 
     server = DrainingModelServer(
         models,
-        publish,
+        publish_and_watch,
         lambda: load.drain(settings.grace_period_seconds),
         http_port=settings.http_port,
         grpc_port=settings.grpc_port,
@@ -76,4 +88,4 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
         enable_latency_logging=False,
         workers=1,
     )
-    server.serve([LlamaCppModel(load.name, models)])
+    server.serve([model])

@@ -36,7 +36,7 @@ MODEL = "Model"
 NETWORK = "Network"
 BATCHING = "Context and batching"
 COMPUTE = "Threads, memory and GPU"
-LOGGING = "Logging"
+LOGGING = "Logs and traces"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
@@ -200,6 +200,16 @@ class Settings(BaseSettings):
     log_llama: Annotated[bool, Field(description="Log llama.cpp's own messages too."), Shown(LOGGING, "")] = (
         False
     )
+
+    otlp_traces_endpoint: Annotated[
+        str | None,
+        Field(
+            pattern=r"^https?://",
+            description="Send OpenTelemetry traces over OTLP/HTTP to this URL, such as "
+            "http://collector:4318/v1/traces.",
+        ),
+        Shown(LOGGING, "URL", "no traces"),
+    ] = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

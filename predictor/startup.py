@@ -6,6 +6,7 @@ import logging
 import socket
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from predictor.cgroup import default_threads, memory_limit
@@ -29,12 +30,14 @@ class StartupPlan:
         engine: what to load and how.
         chat_template: the Jinja source that replaces the model's own, None to keep that.
         quantisation: of the weights, such as `Q4_K_M`.
+        traces_endpoint: where spans are sent, None for nowhere.
     """
 
     name: str
     engine: EngineConfig
     chat_template: str | None
     quantisation: str
+    traces_endpoint: str | None
 
 
 def plan_startup(settings: Settings) -> StartupPlan:
@@ -44,6 +47,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         StartupError: something is wrong; the message says what to do.
     """
     _check_ports(settings)
+    _check_traces(settings)
     path = resolve_model(settings.model, model_file=settings.model_file)
     parts = read_parts(path)
     context_tokens = settings.context_tokens or min(
@@ -66,7 +70,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         prefix_store=_prefix_store(settings, [part.path for part in parts]),
         host_cache_bytes=_host_cache_bytes(settings, estimate),
     )
-    return StartupPlan(name, config, template, parts[0].quantisation)
+    return StartupPlan(name, config, template, parts[0].quantisation, settings.otlp_traces_endpoint)
 
 
 def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:
@@ -115,6 +119,21 @@ def _check_ports(settings: Settings) -> None:
                 raise StartupError(
                     f"port {port} can't be used ({error.strerror}): choose another with {flag(field)}"
                 ) from error
+
+
+def _check_traces(settings: Settings) -> None:
+    exporter = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+    if settings.otlp_traces_endpoint and not _is_installed(exporter):
+        raise StartupError(
+            f"{flag('otlp_traces_endpoint')} needs OpenTelemetry: pip install 'kserve-llamacpp[otel]'"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # one of its parents
+        return False
 
 
 def _read_template(path: Path) -> str:

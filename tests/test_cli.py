@@ -93,6 +93,7 @@ VALUES = {
     "kv_cache_type": "q8_0",
     "log_level": "error",
     "log_format": "json",
+    "otlp_traces_endpoint": "http://collector:4318/v1/traces",
 }
 
 

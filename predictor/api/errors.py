@@ -7,6 +7,7 @@ OpenAI's routes answer `{"error": {"message", "type", "param", "code"}}`, all ot
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# pydantic puts the names of types that it tried into the place of an error.
+_NOT_A_FIELD = re.compile(r"body|InferenceRequest|(str|int|float|bool|bytes|list|dict|function)(\W.*|-.*)?")
 GENERIC_MESSAGE = "internal error; the server's log has the details"
 
 
@@ -130,7 +133,7 @@ def describe_validation(errors: Sequence[Any]) -> InvalidRequest:
         errors: pydantic's `errors()`, the places as seen from the request.
     """
     error = errors[0]
-    place = tuple(part for part in error["loc"] if part != "body")
+    place = tuple(part for part in error["loc"] if not _NOT_A_FIELD.fullmatch(str(part)))
     kind = error["type"]
     if kind == "json_invalid":
         reason = error.get("ctx", {}).get("error", "syntax error")

@@ -15,6 +15,7 @@ from predictor.api.errors import error_response
 from predictor.errors import RequestTooLarge
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_path: ContextVar[str | None] = ContextVar("path", default=None)
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _RETRY_STATUSES = (429, 503)
 
@@ -31,6 +32,11 @@ def install_middleware(app: Starlette, *, max_body_bytes: int) -> None:
 def current_request_id() -> str | None:
     """The id of the HTTP request being handled, for logs; None outside of one."""
     return _request_id.get()
+
+
+def current_path() -> str | None:
+    """The path of the HTTP request being handled, for logs; None outside of one."""
+    return _path.get()
 
 
 class RequestId:
@@ -54,6 +60,7 @@ class RequestId:
             request_id = uuid.uuid4().hex
             headers["x-request-id"] = request_id
         token = _request_id.set(request_id)
+        path_token = _path.set(scope["path"])
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -64,6 +71,7 @@ class RequestId:
             await self.app(scope, receive, send_with_id)
         finally:
             _request_id.reset(token)
+            _path.reset(path_token)
 
 
 class RetryAfter:

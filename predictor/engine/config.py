@@ -56,6 +56,7 @@ class EngineStats:
     Attributes:
         running, waiting: sequences now.
         kv_used, kv_capacity: cells of the KV cache, retained prefixes included.
+        kv_pinned: cells of the running sequences.
         host_cache_bytes: state of prefixes in ordinary memory.
         steps: batches computed.
         decode_seconds: time inside llama_decode.
@@ -69,6 +70,7 @@ class EngineStats:
     waiting: int = 0
     kv_used: int = 0
     kv_capacity: int = 0
+    kv_pinned: int = 0
     host_cache_bytes: int = 0
     steps: int = 0
     decode_seconds: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 from predictor.engine.request import Request
@@ -27,6 +28,7 @@ class Sequence:
         cached_tokens: prompt tokens taken over from the prefix cache at the first admission.
         admitted_size: number of tokens at the last admission.
         arrived, admitted, first_token, last_token: seconds of the monotonic clock; 0 means not yet.
+        context: the caller's context variables, for logs and traces.
     """
 
     request: Request
@@ -41,6 +43,7 @@ class Sequence:
     admitted: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
+    context: Context = field(default_factory=copy_context)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)

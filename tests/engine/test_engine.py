@@ -13,7 +13,7 @@ from predictor.engine import sequence
 from predictor.engine.engine import Engine
 from predictor.engine.prefix_store import PrefixStore
 from predictor.engine.request import FinishReason, Request, SamplingParams
-from predictor.errors import InvalidRequest, NotReady, PromptTooLong, QueueFull
+from predictor.errors import EngineFailure, InvalidRequest, NotReady, PromptTooLong, QueueFull
 from predictor.text_generation import Completion, collect
 
 MakeEngine = Callable[..., Engine]
@@ -318,6 +318,28 @@ async def test_draining_refuses_new_requests_and_finishes_the_running(make_engin
         engine.submit_all([ask(engine, "More.", params)])
     assert (await collect(stream, 1)).completion_tokens == 30
     assert await drained
+
+
+async def test_a_failing_decode_thread_ends_every_stream_and_says_so(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(max_sequences=1)
+    params = SamplingParams(max_tokens=4000, ignore_eos=True)
+    running, waiting = engine.submit_all([ask(engine, "Count.", params), ask(engine, "Sing.", params)])
+    async for _ in running:
+        break
+
+    def broken() -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(engine._loop, "step", broken)
+    for stream in (running, waiting):
+        with pytest.raises(EngineFailure, match="boom"):
+            async for _ in stream:
+                pass
+    assert engine.failure is not None
+    with pytest.raises(NotReady):
+        engine.submit_all([ask(engine, "More.", params)])
 
 
 async def test_closing_ends_what_runs_with_an_error(make_engine: MakeEngine) -> None:

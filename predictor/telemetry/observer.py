@@ -1,0 +1,43 @@
+"""The engine's observer: passes what happens on to metrics, logs and traces."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from predictor.engine.request import FinishReason
+from predictor.engine.sequence import Sequence
+from predictor.telemetry.finished import FinishedRequest
+from predictor.telemetry.metrics import EngineMetrics
+from predictor.telemetry.request_log import log_finished
+
+if TYPE_CHECKING:
+    from predictor.telemetry.tracing import RequestTracer
+
+logger = logging.getLogger(__name__)
+
+
+class ServingObserver:
+    """An `EngineObserver`.
+
+    Args:
+        metrics: counts everything.
+        tracer: makes spans; None for no traces.
+    """
+
+    def __init__(self, metrics: EngineMetrics, tracer: RequestTracer | None = None) -> None:
+        self.token_sampled = metrics.token_sampled
+        self.refused = metrics.refused
+        self._metrics = metrics
+        self._tracer = tracer
+
+    def ended(self, sequence: Sequence, reason: FinishReason | None, now: float) -> None:
+        """Count, log and trace the end of a request."""
+        request = FinishedRequest.of(sequence, reason, now)
+        self._metrics.finished(request)
+        sequence.context.run(log_finished, request)
+        if self._tracer is not None:
+            try:
+                self._tracer.finished(sequence, request, now)
+            except Exception:  # of OpenTelemetry's making; the decode thread must go on
+                logger.exception("no span was made of a request")

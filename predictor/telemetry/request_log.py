@@ -1,0 +1,29 @@
+"""One log line per request that has ended, without any text of prompts and answers."""
+
+from __future__ import annotations
+
+import logging
+
+from predictor.telemetry.finished import FinishedRequest
+
+# `configure_logging` gives this logger a queue, since its lines come from the decode thread.
+logger = logging.getLogger("predictor.requests")
+
+
+def log_finished(request: FinishedRequest) -> None:
+    """Log the end of a request at level info."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    fields: dict[str, str | int | float] = {
+        "request_id": request.id,
+        "finish_reason": request.reason,
+        "prompt_tokens": request.prompt_tokens,
+        "cached_tokens": request.cached_tokens,
+        "completion_tokens": request.completion_tokens,
+        "preemptions": request.preemptions,
+        "queue_seconds": round(request.queue, 4),
+        "total_seconds": round(request.total, 4),
+    }
+    if request.time_to_first_token is not None:
+        fields["time_to_first_token_seconds"] = round(request.time_to_first_token, 4)
+    logger.info("request finished", extra={"fields": fields})

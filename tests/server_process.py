@@ -1,0 +1,86 @@
+"""Server processes for tests: the command as a user starts it, always stopped at the end."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+COMMAND = (sys.executable, "-m", "predictor.cli")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server process and where it listens."""
+
+    http_url: str
+    grpc_url: str
+    model_name: str
+    context_tokens: int
+    process: subprocess.Popen[str]
+    log: Path
+
+    @property
+    def ready_url(self) -> str:
+        """What a readiness probe asks."""
+        return f"{self.http_url}/v2/models/{self.model_name}/ready"
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started_server(
+    model: Path, log: Path, *options: str, context_tokens: int = 4096, command: Sequence[str] = COMMAND
+) -> Iterator[Server]:
+    """Start `kserve-llamacpp serve` on free ports without waiting for it, and always stop it."""
+    http_port, grpc_port = free_port(), free_port()
+    arguments = [*command, "serve", str(model), "--model-name", "smol"]
+    arguments += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
+    arguments += ["--context-tokens", str(context_tokens), *options]
+    with log.open("w") as output:
+        process = subprocess.Popen(arguments, stderr=output, stdout=output, text=True)
+    try:
+        yield Server(
+            f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}", "smol", context_tokens, process, log
+        )
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def running_server(model: Path, log: Path, *options: str, context_tokens: int = 4096) -> Iterator[Server]:
+    """Like `started_server`, ready when the block begins."""
+    with started_server(model, log, *options, context_tokens=context_tokens) as server:
+        wait_until_ready(server)
+        yield server
+
+
+def wait_until_ready(server: Server, seconds: float = 60) -> None:
+    """Poll as a readiness probe does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        assert server.process.poll() is None, server.log.read_text()
+        assert time.monotonic() < deadline, server.log.read_text()
+        try:
+            if httpx.get(server.ready_url).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)

@@ -1,0 +1,150 @@
+"""Every example in the README runs as it stands and answers in the form that is shown below it.
+
+Blocks in bash and python talk to the server and are each followed by their output, in json or text; blocks in
+sh are set-up commands and are not run here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server_process import Server
+
+from predictor.settings import Settings, flag
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "guarantees.md")
+NAME = "SmolLM2-135M-Instruct.Q4_1"
+COMMANDS = {"bash": ("bash", "-euo", "pipefail", "-c"), "python": (sys.executable, "-c")}
+OUTPUTS = ("json", "text")
+# Options that are not the server's.
+OTHERS = {"--help", "--strict"}
+# The only words of a model's answer that must come back.
+KNOWN = re.compile(r"Paris|Tokyo|Rome")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Code, and what the README says it prints."""
+
+    line: int
+    language: str
+    code: str
+    output_language: str
+    output: str
+
+
+def read_blocks() -> list[tuple[int, str, str]]:
+    """Line, language and content of every fenced block."""
+    text = README.read_text()
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [(text.count("\n", 0, block.start()) + 1, block[1], block[2]) for block in found]
+
+
+def read_examples() -> list[Example]:
+    blocks = read_blocks()
+    return [
+        Example(line, language, code, *following[1:])
+        for (line, language, code), following in zip(blocks, [*blocks[1:], (0, "", "")], strict=True)
+        if language in COMMANDS
+    ]
+
+
+EXAMPLES = read_examples()
+
+
+def run(example: Example, server: Server, folder: Path) -> str:
+    """The example's output against `server`, with the README's model name put back."""
+    code = example.code.replace("http://localhost:8080", server.http_url)
+    code = code.replace("localhost:8080", server.http_url.removeprefix("http://"))
+    code = code.replace("localhost:8081", server.grpc_url).replace(NAME, server.model_name)
+    done = subprocess.run(
+        [*COMMANDS[example.language], code], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def form(value: Any) -> Any:
+    """Names and types of a JSON value, without its contents."""
+    match value:
+        case dict():
+            return {name: form(inner) for name, inner in value.items()}
+        case list():
+            return [form(inner) for inner in value]
+        case bool() | None | str():
+            return type(value).__name__
+        case _:
+            return "number"
+
+
+def event_forms(lines: list[str]) -> list[Any]:
+    """The form of each server-sent event; `[DONE]` and `...` stay as they are."""
+    events = [line.removeprefix("data: ") for line in lines if line]
+    return [form(json.loads(event)) if event.startswith("{") else event for event in events]
+
+
+def assert_same_form(actual: str, shown: str) -> None:
+    if shown.startswith("{"):
+        assert form(json.loads(actual)) == form(json.loads(shown))
+    elif shown.startswith("data: "):
+        real, expected = event_forms(actual.splitlines()), event_forms(shown.splitlines())
+        cut = expected.index("...")
+        assert real[:cut] == expected[:cut]
+        assert real[cut + 1 - len(expected) :] == expected[cut + 1 :]
+    else:
+        assert len(actual.splitlines()) == len(shown.splitlines()), actual
+        assert all(line.strip() for line in actual.splitlines())
+    assert KNOWN.findall(shown) == KNOWN.findall(actual)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"line{e.line}-{e.language}")
+def test_an_example_prints_what_is_shown(example: Example, server: Server, tmp_path: Path) -> None:
+    assert example.output_language in OUTPUTS, "an example must be followed by its output"
+    assert_same_form(run(example, server, tmp_path), example.output)
+
+
+def test_every_protocol_has_an_example_in_each_language() -> None:
+    everything = {
+        language: " ".join(e.code for e in EXAMPLES if e.language == language) for language in COMMANDS
+    }
+    paths = ("/v1/models/", "/v2/models/", "/generate", "/generate_stream", "/predict")
+    assert [
+        path for path in (*paths, "/chat/completions", "/completions") if path not in everything["bash"]
+    ] == []
+    clients = ("openai", ":predict", "tritonclient.http", "tritonclient.grpc", "/generate_stream", "/predict")
+    assert [client for client in clients if client not in everything["python"]] == []
+
+
+def test_no_block_escapes_the_check() -> None:
+    assert {language for _, language, _ in read_blocks()} <= {"sh", *COMMANDS, *OUTPUTS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_named_exists(page: Path) -> None:
+    known = {flag(field) for field in Settings.model_fields}
+    known |= OTHERS | {option.replace("--", "--no-", 1) for option in known}
+    named = {option.replace("_", "-") for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text())}
+    assert named
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_test_named_exists(page: Path) -> None:
+    text = page.read_text()
+    files = re.findall(r"(?:predictor|tests|docs|scripts|benchmarks)/[\w/]*(?:\.\w+)?", text)
+    assert [name for name in files if not (ROOT / name).exists() and name != "docs/benchmarks.md"] == []
+
+
+def test_every_make_target_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", README.read_text(), re.M))
+    assert {first or second for first, second in named} - targets == set()
