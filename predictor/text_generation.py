@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from predictor.chat.template import ChatTemplate
+from predictor.chat.template import ChatTemplate, plain_messages
+from predictor.chat.tools import Tool, for_template, shows_tools
 from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
+from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import InvalidRequest, NoChatTemplate
+from predictor.structured.compiler import ConstraintCompiler
 
 Message = Mapping[str, Any]
 
@@ -39,6 +42,8 @@ class TextEngine(Protocol):
     def context_tokens(self) -> int: ...
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+
+    def vocabulary(self) -> Vocabulary: ...
 
     def submit_all(self, requests: Sequence[Request]) -> Sequence[RequestStream]: ...
 
@@ -79,6 +84,7 @@ class TextGenerator:
         self.name = name
         self.engine = engine
         self.template = template
+        self.constraints = ConstraintCompiler(engine.vocabulary)
 
     async def tokenize(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a plain prompt, with the model's BOS token where it wants one.
@@ -90,10 +96,12 @@ class TextGenerator:
             raise InvalidRequest("the prompt is empty; send at least one character", param="prompt")
         return await self._tokens(prompt, add_special=True)
 
-    async def tokenize_chat(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
-    ) -> tuple[int, ...]:
+    async def tokenize_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
         """Tokens of a conversation, rendered with the model's chat template.
+
+        Args:
+            messages: OpenAI's, tool calls and their results among them.
+            tools: shown to the model, by its template or in the system message.
 
         Raises:
             InvalidRequest: there are no messages, or the template refuses them.
@@ -106,7 +114,11 @@ class TextGenerator:
                 f"model {self.name!r} has no chat template in its GGUF: send a plain prompt instead, "
                 "or start the server with --chat-template FILE"
             )
-        text = self.template.render(messages, tools=tools)
+        native = shows_tools(self.template.source)
+        text = self.template.render(
+            for_template(plain_messages(messages), tools, shows_tools=native),
+            tools=[tool.definition for tool in tools] if native else None,
+        )
         # A template writes the BOS token itself, so the tokenizer must not add a second one.
         return await self._tokens(text, add_special=not self.template.writes_bos(text))
 

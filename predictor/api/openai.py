@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, completions and models.
+"""OpenAI's routes: chat completions, completions and models.
 
 Source: https://platform.openai.com/docs/api-reference
 `GET /models` and `GET /models/{model}` answer KServe's V1 clients as well, which ask the same addresses.
@@ -6,9 +6,7 @@ Source: https://platform.openai.com/docs/api-reference
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,18 +14,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from predictor.api.errors import openai_error
-from predictor.api.middleware import current_request_id
-from predictor.api.openai_answers import (
-    ChunkWriter,
-    Envelope,
-    TextLogprobs,
-    Usage,
-    chat_logprobs,
-    wants_chunk,
-)
+from predictor.api.openai_answers import ChunkWriter, Envelope, TextLogprobs, Usage, wants_chunk
+from predictor.api.openai_chat import chat_completion
+from predictor.api.openai_output import read_grammar
+from predictor.api.openai_requests import engine_requests
 from predictor.api.openai_types import ChatCompletionRequest, CompletionRequest, Prompt
 from predictor.api.streaming import DONE, EventStream, ending_with_error, interleaved
-from predictor.engine.request import MAX_SEED, Request, SamplingParams
 from predictor.errors import InvalidRequest
 from predictor.served_models import ServedModels
 from predictor.text_generation import Completion, RequestStream, TextGenerator
@@ -41,7 +33,7 @@ def openai_router(models: ServedModels) -> APIRouter:
 
     @router.post("/chat/completions", response_model=None)
     async def chat_completions(body: ChatCompletionRequest) -> Response:
-        return await _chat(models.get(body.model), body)
+        return await chat_completion(models.get(body.model), body)
 
     @router.post("/completions", response_model=None)
     async def completions(body: CompletionRequest) -> Response:
@@ -60,29 +52,13 @@ def openai_router(models: ServedModels) -> APIRouter:
     return router
 
 
-async def _chat(generator: TextGenerator, body: ChatCompletionRequest) -> Response:
-    params = body.params()
-    prompt = await generator.tokenize_chat(body.messages)
-    requests = _requests([prompt], params, body.choices)
-    if body.stream:
-        envelope = Envelope.new("chatcmpl", "chat.completion.chunk", body.model)
-        writer = ChunkWriter(envelope, include_usage=body.include_usage)
-        streams = generator.submit(requests)
-        usage = Usage(len(prompt)) if body.include_usage else None
-        events = _chat_events(streams, writer, usage, bool(body.logprobs))
-        return EventStream(ending_with_error(events, openai_error), streams)
-    results = await generator.complete(requests)
-    choices = [_chat_choice(i, result, bool(body.logprobs)) for i, result in enumerate(results)]
-    envelope = Envelope.new("chatcmpl", "chat.completion", body.model)
-    return _json(envelope.whole(choices, Usage.of(results, body.choices)))
-
-
 async def _complete(generator: TextGenerator, body: CompletionRequest) -> Response:
     params = body.params()
     texts = body.prompts()
     prompts = [await generator.tokenize(text) if isinstance(text, str) else text for text in texts]
     echoes = _echoes(texts, body)
-    requests = _requests(prompts, params, body.choices)
+    make_constraint = await read_grammar(body.grammar, generator.constraints)
+    requests = engine_requests(prompts, params, body.choices, make_constraint)
     envelope = Envelope.new("cmpl", "text_completion", body.model)
     if body.stream:
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
@@ -95,26 +71,6 @@ async def _complete(generator: TextGenerator, body: CompletionRequest) -> Respon
         _text_choice(i, result, echoes[i], body.logprobs is not None) for i, result in enumerate(results)
     ]
     return _json(envelope.whole(choices, Usage.of(results, body.choices)))
-
-
-async def _chat_events(
-    streams: Sequence[RequestStream], writer: ChunkWriter, usage: Usage | None, with_logprobs: bool
-) -> AsyncGenerator[bytes, None]:
-    started: set[int] = set()
-    async for index, delta in interleaved(streams):
-        if index not in started:
-            started.add(index)
-            yield writer.chat_start(index)
-        if wants_chunk(delta):
-            yield writer.chat(index, delta.text, chat_logprobs(delta.logprobs) if with_logprobs else None)
-        if delta.finish_reason is not None:
-            if usage is not None:
-                usage.completion_tokens += delta.completion_tokens
-                usage.cached_tokens = delta.cached_tokens if index == 0 else usage.cached_tokens
-            yield writer.chat_end(index, delta.finish_reason.value)
-    if usage is not None:
-        yield writer.usage(usage)
-    yield DONE
 
 
 async def _text_events(
@@ -141,22 +97,6 @@ async def _text_events(
     yield DONE
 
 
-def _requests(prompts: Sequence[tuple[int, ...]], params: SamplingParams, choices: int) -> list[Request]:
-    """One engine request per choice, prompt by prompt. Choices of one prompt get different seeds."""
-    label = current_request_id() or uuid.uuid4().hex
-    return [
-        Request(f"{label}-{i}-{k}" if len(prompts) * choices > 1 else label, prompt, _for_choice(params, k))
-        for i, prompt in enumerate(prompts)
-        for k in range(choices)
-    ]
-
-
-def _for_choice(params: SamplingParams, choice: int) -> SamplingParams:
-    if params.seed is None or choice == 0:
-        return params
-    return replace(params, seed=(params.seed + choice) % (MAX_SEED + 1))
-
-
 def _echoes(texts: Sequence[Prompt], body: CompletionRequest) -> list[str]:
     """The text to put before each choice."""
     if not body.echo:
@@ -164,16 +104,6 @@ def _echoes(texts: Sequence[Prompt], body: CompletionRequest) -> list[str]:
     if not all(isinstance(text, str) for text in texts):
         raise InvalidRequest("echo needs the prompt as text, not as token ids", param="echo")
     return [str(text) for text in texts for _ in range(body.choices)]
-
-
-def _chat_choice(index: int, result: Completion, with_logprobs: bool) -> dict[str, Any]:
-    logprobs = {"content": chat_logprobs(result.logprobs), "refusal": None} if with_logprobs else None
-    return {
-        "index": index,
-        "message": {"role": "assistant", "content": result.text, "refusal": None},
-        "logprobs": logprobs,
-        "finish_reason": result.finish_reason.value,
-    }
 
 
 def _text_choice(index: int, result: Completion, echo: str, with_logprobs: bool) -> dict[str, Any]:

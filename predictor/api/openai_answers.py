@@ -113,6 +113,21 @@ class ChunkWriter:
         """A message's first chunk, which names its role."""
         return self._chat_delta(index, b'{"role":"assistant","content":"","refusal":null}', b"null")
 
+    def call_start(self, index: int, call: int, call_id: str, name: str) -> bytes:
+        """The first chunk of a message's tool call."""
+        entry = {
+            "index": call,
+            "id": call_id,
+            "type": "function",
+            "function": {"name": name, "arguments": ""},
+        }
+        return self._chat_delta(index, orjson.dumps({"tool_calls": [entry]}), b"null")
+
+    def call_arguments(self, index: int, call: int, text: str) -> bytes:
+        """A chunk with the next part of a tool call's arguments."""
+        entry = {"index": call, "function": {"arguments": text}}
+        return self._chat_delta(index, orjson.dumps({"tool_calls": [entry]}), b"null")
+
     def chat_end(self, index: int, finish_reason: str) -> bytes:
         """A message's last chunk."""
         return self._chat_delta(index, b"{}", orjson.dumps(finish_reason))

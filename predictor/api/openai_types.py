@@ -1,7 +1,8 @@
 """Requests of OpenAI's chat completions and completions, as far as this server honours them.
 
 A field that would change the answer but is not supported yet is refused rather than ignored; fields that only
-label or store a request (`user`, `metadata`, `store`, ...) are ignored.
+label or store a request (`user`, `metadata`, `store`, ...) are ignored. What an answer must look like
+(`response_format`, `tools`, ...) is read in `predictor.api.openai_output`.
 Source: https://platform.openai.com/docs/api-reference
 """
 
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from predictor.api.fields import Integer, is_unicode
+from predictor.api.fields import Integer, Text, is_unicode
 from predictor.api.sampling import SamplingFields
 from predictor.engine.request import MAX_LOGPROBS, SamplingParams
 from predictor.errors import InvalidRequest
@@ -35,6 +36,7 @@ class GenerationRequest(SamplingFields):
     """What chat completions and completions share."""
 
     model: str
+    grammar: Text | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=MAX_CHOICES)] = None
@@ -68,6 +70,7 @@ class ChatCompletionRequest(GenerationRequest):
     top_logprobs: Integer | None = None
     tools: Any = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
     response_format: Any = None
@@ -93,12 +96,6 @@ class ChatCompletionRequest(GenerationRequest):
         return self.to_params(None, top_logprobs=top)
 
     def _refuse_unsupported(self) -> None:
-        if self.tools and self.tool_choice != "none":
-            raise _unsupported("tools")
-        if self.tool_choice not in (None, "none", "auto"):
-            raise _unsupported("tool_choice")
-        if self.response_format is not None and self.response_format != {"type": "text"}:
-            raise _unsupported("response_format", 'only {"type": "text"} is')
         if self.modalities not in (None, ["text"]):
             raise _unsupported("modalities", 'only ["text"] is')
         for name in ("functions", "function_call", "audio", "web_search_options"):

@@ -57,7 +57,7 @@ class ChatTemplate:
             InvalidRequest: a message is malformed, or the template refuses the conversation or fails on it.
         """
         variables = {
-            "messages": [_plain_message(message, i) for i, message in enumerate(messages)],
+            "messages": plain_messages(messages),
             "tools": [dict(tool) for tool in tools] if tools else None,
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self.bos_token,
@@ -88,6 +88,15 @@ class ChatTemplate:
             check_length(size)
             pieces.append(piece)
         return "".join(pieces)
+
+
+def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of the messages, each content as one string.
+
+    Raises:
+        InvalidRequest: a message is malformed.
+    """
+    return [_plain_message(message, i) for i, message in enumerate(messages)]
 
 
 def _plain_message(message: Mapping[str, Any], index: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from predictor.engine.request import Delta, FinishReason, TokenLogprob
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import Item, TokenStream, deliver
-from predictor.errors import EngineFailure
+from predictor.errors import EngineFailure, PredictorError
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +133,11 @@ class DecodeLoop:
             self._finish(job, "", FinishReason.CANCELLED)
 
     def end_all(self, error: Exception) -> None:
-        """End every job with an error."""
-        for job in list(self._jobs.values()):
+        """End every job with an error, for good: cells don't count any more."""
+        for job in self._jobs.values():
             self._put(job, error)
-            self._forget(job, None)
+            self._release(job, None)
+        self._jobs.clear()
         self.send()
 
     def close(self) -> None:
@@ -165,6 +166,7 @@ class DecodeLoop:
             waiting=len(scheduler.waiting),
             kv_used=scheduler.cache.used,
             kv_capacity=scheduler.cache.capacity,
+            kv_pinned=scheduler.cache.pinned,
             host_cache_bytes=scheduler.host.used_bytes,
             steps=self._steps,
             decode_seconds=self._decode_seconds,
@@ -274,7 +276,9 @@ class DecodeLoop:
         distribution = None
         if params.top_logprobs is not None:
             distribution = LogSoftmax(self._context.logits(index), params.top_logprobs, self.model.piece)
-        token = job.sampler.sample(self._context, index)
+        token = self._choose(job, index)
+        if token is None:
+            return
         self._note_token(sequence)
         if self.model.is_end(token) and not params.ignore_eos:
             self._finish(job, job.detokenizer.flush(), FinishReason.STOP)
@@ -284,10 +288,32 @@ class DecodeLoop:
         logprobs = (distribution.of(token),) if distribution else ()
         if job.detokenizer.stopped_by:
             self._finish(job, text, FinishReason.STOP, logprobs)
+        elif (constraint := sequence.request.constraint) is not None and constraint.must_end:
+            self._finish(job, text + job.detokenizer.flush(), FinishReason.STOP, logprobs)
         elif sequence.num_generated >= sequence.max_tokens:
             self._finish(job, text + job.detokenizer.flush(), FinishReason.LENGTH, logprobs)
         elif text or logprobs:
             self._put(job, self._delta(job, text, None, logprobs))
+
+    def _choose(self, job: Job, index: int) -> int | None:
+        """The sequence's next token; None where its constraint failed, which ends it."""
+        constraint = job.sequence.request.constraint
+        if constraint is None:
+            return job.sampler.sample(self._context, index)
+        try:
+            # llama.cpp's samplers read the same memory as this view.
+            constraint.mask(self._context.logits(index))
+            token = job.sampler.sample(self._context, index)
+            if not self.model.is_end(token):
+                constraint.accept(token)
+            return token
+        except Exception as error:
+            logger.warning("a constraint failed, its sequence is ended: %s", error)
+            if not isinstance(error, PredictorError):
+                error = EngineFailure(f"the constraint on this answer failed: {error}")
+            self._put(job, error)
+            self._forget(job, None)
+            return None
 
     def _note_token(self, sequence: Sequence) -> None:
         now = time.monotonic()
@@ -320,6 +346,9 @@ class DecodeLoop:
         """Free what a job holds; after an error (no reason) its cells can't be trusted."""
         self._scheduler.finish(job.sequence, retain=reason is not None)
         del self._jobs[job.sequence]
+        self._release(job, reason)
+
+    def _release(self, job: Job, reason: FinishReason | None) -> None:
         job.sampler.close()
         self._observer.ended(job.sequence, reason, time.monotonic())
         self._on_end(job)

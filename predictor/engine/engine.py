@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence as Collection
+from dataclasses import replace
 
 from predictor.engine.config import EngineConfig, EngineStats
 from predictor.engine.decode_loop import DecodeLoop, Job
@@ -18,6 +19,7 @@ from predictor.engine.observer import EngineObserver, NoObserver
 from predictor.engine.request import Request
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
+from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import (
     EngineFailure,
     InvalidRequest,
@@ -44,6 +46,10 @@ class Engine:
         config: what to load and how.
         observer: told what happens, for metrics and traces.
 
+    Attributes:
+        model: the weights and the vocabulary.
+        failure: set when the decode thread failed; nothing is served any more then.
+
     Raises:
         ModelLoadError: the model can't be loaded or can't generate text.
     """
@@ -57,6 +63,7 @@ class Engine:
         self._unfinished = 0
         self._request_seconds = 0.0
         self._draining = False
+        self.failure: EngineFailure | None = None
         self.model = Model(
             config.model_path,
             gpu_layers=config.gpu_layers,
@@ -78,18 +85,20 @@ class Engine:
         """Tokens that fit into the KV cache; also the longest a single sequence can get."""
         return self._loop.context_tokens
 
-    @property
-    def is_alive(self) -> bool:
-        """False once the decode thread has ended, by `close` or by a failure."""
-        return self._thread.is_alive()
-
     def stats(self) -> EngineStats:
         """Figures at this moment."""
-        return self._loop.stats()
+        stats = self._loop.stats()
+        with self._wake:
+            arriving = sum(start for _, start in self._inbox)
+        return replace(stats, waiting=stats.waiting + arriving)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of a text; see `Model.tokenize`."""
         return self.model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def vocabulary(self) -> Vocabulary:
+        """All tokens of the model; see `Model.vocabulary`."""
+        return self.model.vocabulary()
 
     def submit_all(self, requests: Collection[Request]) -> list[TokenStream]:
         """Start requests together, all or none; must be called on the event loop that reads the streams.
@@ -119,12 +128,20 @@ class Engine:
             await asyncio.sleep(0.02)
         return self._unfinished == 0
 
-    def close(self) -> None:
-        """Stop within milliseconds and free everything; unfinished streams end with NotReady."""
+    def abort(self) -> None:
+        """End the unfinished streams with NotReady within milliseconds and take nothing new.
+
+        The model stays until `close`, since requests may be tokenizing with it.
+        """
         self._draining = True
         self._closing.set()
         self._tell([])
+
+    def close(self) -> None:
+        """Abort and free everything; nobody may use the engine any more."""
+        self.abort()
         self._thread.join()
+        self.model.close()
 
     def _admit(self, requests: Collection[Request]) -> list[Job]:
         for request in requests:
@@ -164,7 +181,7 @@ class Engine:
                 raise NotReady("the server is shutting down; send the request to another replica")
             if self._unfinished + count > places:
                 raise QueueFull(
-                    f"{self._unfinished} requests are running or waiting, and {places} is the limit; "
+                    f"the queue is full: {self._unfinished} running or waiting, and {places} is the limit; "
                     "try again later",
                     retry_after=self._retry_after(),
                 )
@@ -208,15 +225,18 @@ class Engine:
                 self._save_at_intervals()
         except Exception as error:
             logger.exception("the decode thread failed")
-            loop.end_all(EngineFailure(f"the engine failed: {error}"))
+            self.failure = EngineFailure(f"the engine failed: {error}")
         finally:
-            self._draining = True
-            self._take_commands()
-            loop.end_all(NotReady("the server was shut down before the request was done"))
-            if self._store is not None:
-                self._store.save(loop.prefixes())
-            loop.close()
-            self.model.close()
+            self._wind_up()
+
+    def _wind_up(self) -> None:
+        self._draining = True
+        self._closing.set()
+        self._take_commands()
+        self._loop.end_all(self.failure or NotReady("the server was shut down before the request was done"))
+        if self._store is not None and self.failure is None:
+            self._store.save(self._loop.prefixes())
+        self._loop.close()
 
     def _save_at_intervals(self) -> None:
         """Save prefixes; writing them gets a thread of its own."""

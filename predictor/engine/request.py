@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from predictor.engine.constraint import TokenConstraint
 from predictor.errors import InvalidRequest
 
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
+MAX_BIAS = 1e6  # an infinite one would undo the minus infinity of a forbidden token
 MAX_SEED = 2**32 - 2  # llama.cpp reads 2**32 - 1 as "pick one for me"
 
 
@@ -71,8 +73,10 @@ class SamplingParams:
             raise InvalidRequest(f"at most {MAX_STOP_STRINGS} stop strings", param="stop")
         if any(not text for text in self.stop):
             raise InvalidRequest("a stop string must not be empty", param="stop")
-        if not all(math.isfinite(bias) for bias in self.logit_bias.values()):
-            raise InvalidRequest("logit_bias values must be finite", param="logit_bias")
+        if not all(abs(bias) <= MAX_BIAS for bias in self.logit_bias.values()):
+            raise InvalidRequest(
+                f"logit_bias values must be between {-MAX_BIAS:g} and {MAX_BIAS:g}", param="logit_bias"
+            )
 
     @property
     def is_greedy(self) -> bool:
@@ -103,11 +107,18 @@ class Request:
         id: shown in logs; need not be unique.
         prompt: token ids, at least one.
         params: how to sample and when to stop.
+        constraint: what the tokens are held to; of this request alone. It decides where the text may end, so
+            `ignore_eos` has no effect beside it.
     """
 
     id: str
     prompt: tuple[int, ...]
     params: SamplingParams
+    constraint: TokenConstraint | None = None
+
+    def __post_init__(self) -> None:
+        if self.constraint is not None and self.params.ignore_eos:
+            object.__setattr__(self, "params", replace(self.params, ignore_eos=False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from predictor.engine.request import Delta, FinishReason, Request
+from predictor.engine.vocabulary import Vocabulary
 
 FOREVER = "forever"
 Step = Delta | Exception | str
@@ -52,6 +53,9 @@ class ScriptedEngine:
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return list(text.encode())
+
+    def vocabulary(self) -> Vocabulary:
+        raise NotImplementedError("grammars need a real model")
 
     def submit_all(self, requests: Sequence[Request]) -> list[ScriptedStream]:
         if self.refusal is not None:

@@ -135,6 +135,7 @@ def test_completion_fields(server: Any, change: dict[str, Any], param: str) -> N
         ("/v1/completions", '"prompt": ["a", "\\ud800"], "echo": true'),
         ("/v1/completions", '"prompt": "a", "stop": "\\ud800"'),
         ("/v1/chat/completions", '"messages": [{"role": "user", "content": "\\ud800"}]'),
+        ("/v1/completions", '"prompt": "a", "grammar": "\\ud800"'),
         ("/v2/models/{model}/generate", '"text_input": "\\ud800"'),
         ("/v2/models/{model}/generate", '"text_input": "a", "id": "\\ud800"'),
         ("/predict", '"prompt": "\\ud800"'),

@@ -265,8 +265,7 @@ def test_errors_are_the_clients_own_classes(client_v1: openai.OpenAI, server: An
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
-        ("response_format", {"type": "json_object"}),
+        ("functions", [{"name": "f", "parameters": {}}]),
         ("audio", {"voice": "alloy", "format": "wav"}),
     ],
 )

@@ -1,0 +1,156 @@
+"""Grammars for answers, in llguidance's Lark-like syntax.
+
+Source of the syntax: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from predictor.errors import InvalidRequest
+
+MAX_CHARACTERS = 256 * 1024
+"""Of one grammar, the schemas in it included."""
+MAX_DEPTH = 64
+MAX_RULES = 500
+
+# As in llama.cpp's own grammars for JSON. Without bounds a weak model may write white space up to its limit.
+_WHITE_SPACE = r" |\n{1,2}[ \t]{0,20}"
+# Compiling these may take any time and memory, whatever limits llguidance is given.
+_COSTLY_KEYWORDS = frozenset({"allOf", "multipleOf", "pattern", "patternProperties"})
+_CHEAP_CHARACTERS = 16 * 1024
+_CHEAP_REFERENCES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like.
+
+    Attributes:
+        text: in Lark syntax, with a rule `start`.
+        param: the request field it comes from, for error messages.
+        is_costly: whether it must be tried in a process of its own before it is compiled here.
+    """
+
+    text: str
+    param: str
+    is_costly: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.text) > MAX_CHARACTERS:
+            raise InvalidRequest(f"{self.param} is longer than {MAX_CHARACTERS} characters", param=self.param)
+
+
+def json_schema_grammar(schema: Any, param: str, *, strict: bool) -> Grammar:
+    """JSON that a schema allows.
+
+    Raises:
+        InvalidRequest: the schema isn't a JSON object, or is too large or too deep.
+    """
+    return Grammar(f"start: {inline_schema(schema, param, strict=strict)}", param, is_costly(schema))
+
+
+def inline_schema(schema: Any, param: str, *, strict: bool) -> str:
+    """A schema as a part of a grammar's rule.
+
+    Args:
+        schema: the schema.
+        param: the request field it comes from.
+        strict: whether keywords that can't be enforced are an error; otherwise they are passed over.
+
+    Raises:
+        InvalidRequest: it isn't a JSON object, or is too deep.
+    """
+    if not isinstance(schema, Mapping):
+        raise InvalidRequest(f"the schema in {param} must be a JSON object", param=param)
+    if depth(schema) > MAX_DEPTH:
+        raise InvalidRequest(f"the schema in {param} is nested deeper than {MAX_DEPTH} levels", param=param)
+    options = {
+        "item_separator": ",",
+        "key_separator": ":",
+        "whitespace_pattern": _WHITE_SPACE,
+        "lenient": not strict,
+    }
+    return "%json " + json.dumps({**schema, "x-guidance": options})
+
+
+def gbnf_grammar(text: str, param: str) -> Grammar:
+    """A grammar in llama.cpp's GBNF.
+
+    Source of the format: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
+
+    Raises:
+        InvalidRequest: it isn't GBNF, has too many rules, or names tokens (`<[1000]>`, `<think>`).
+    """
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    # Checked before it is converted, since that takes time too.
+    plain = Grammar(text, param)
+    if text.count("::=") > MAX_RULES:
+        raise InvalidRequest(f"{param} has more than {MAX_RULES} rules", param=param)
+    try:
+        return Grammar(gbnf_to_lark(_plain_escapes(plain.text)), param, is_costly=True)
+    except InvalidRequest:
+        raise
+    except Exception as error:  # The converter raises bare exceptions.
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or "cut off"
+        raise InvalidRequest(f"{param} can't be read as GBNF: {reason}", param=param) from None
+
+
+def is_costly(schema: Any) -> bool:
+    """Whether compiling a schema might take long: certainly not for what most requests send."""
+    references = 0
+    for key, _ in _entries(schema):
+        references += key == "$ref"
+        if key in _COSTLY_KEYWORDS or references > _CHEAP_REFERENCES:
+            return True
+    return len(json.dumps(schema)) > _CHEAP_CHARACTERS
+
+
+def depth(value: Any) -> int:
+    """How many objects and arrays are inside one another."""
+    deepest, level = 0, [value]
+    while level := [inner for item in level for inner in _inner(item)]:
+        deepest += 1
+        if deepest > MAX_DEPTH:
+            break
+    return deepest
+
+
+def _inner(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Mapping):
+            yield from item.items()
+        waiting.extend(_inner(item))
+
+
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)
+
+
+def _plain_escapes(text: str) -> str:
+    """GBNF with its Unicode escapes written out, as the converter spoils those with leading zeros."""
+
+    def plain(match: re.Match[str]) -> str:
+        code = match[1] or match[2]
+        if not code or int(code, 16) < 0x80:
+            return f"\\x{int(code, 16):02x}" if code else match[0]
+        try:
+            character = chr(int(code, 16))
+            character.encode()
+        except (ValueError, OverflowError):
+            return match[0]
+        return character
+
+    return _ESCAPE.sub(plain, text)
