@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 
@@ -41,6 +42,8 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
     # kserve reads the command line when it is imported; the options there are ours.
     sys.argv = sys.argv[:1]
     with times.measure("imports"):
+        import uvloop
+
         import_kserve()
         from kserve.model_server import app
         from kserve.model_server import args as kserve_args
@@ -88,4 +91,7 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
         enable_latency_logging=False,
         workers=1,
     )
+    # kserve starts asyncio's own loop whatever its --event-loop says, and wants one to exist before.
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    asyncio.set_event_loop(asyncio.new_event_loop())
     server.serve([model])
