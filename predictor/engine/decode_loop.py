@@ -179,13 +179,17 @@ class DecodeLoop:
         )
 
     def step(self) -> None:
-        """Compute and sample once for every running sequence."""
+        """Compute and sample once for every running sequence.
+
+        What was sampled goes out with the next step, or by `send` where there is none.
+        """
         started = time.perf_counter()
         chunks = self._scheduler.schedule(self._pacer.budget)
         self._carry_out_operations()
         # One whose saved state could not be read has lost its place.
         chunks = [chunk for chunk in chunks if chunk.sequence.sequence_id >= 0]
         if not chunks:
+            self.send()
             return
         outputs = self._fill_batch(chunks)
         seconds = self._decode(chunks)
@@ -252,6 +256,8 @@ class DecodeLoop:
 
     def _decode(self, chunks: Collection[Chunk]) -> float | None:
         """Compute the batch; returns the seconds it took, None when it wasn't computed."""
+        # Readers wake up now and not when their tokens were sampled: from here on this thread needs no GIL.
+        self.send()
         started = time.perf_counter()
         try:
             self._context.decode(self._batch)

@@ -221,7 +221,8 @@ class Engine:
         try:
             while self._take_commands():
                 loop.step()
-                loop.send()
+                if not loop.has_work:
+                    loop.send()
                 self._save_at_intervals()
         except Exception as error:
             logger.exception("the decode thread failed")
