@@ -15,6 +15,7 @@ import requests
 from kserve import InferenceRESTClient
 from kserve.inference_client import RESTConfig
 from occupied_server import ENDLESS, ask, assert_freed, stream, wait_until_running
+from repeatable import repeats
 from server_process import Server
 
 COUNTING = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,"
@@ -76,9 +77,8 @@ def test_each_instance_has_its_own_sampling(server: Server) -> None:
 def test_the_seed_repeats_an_answer(server: Server) -> None:
     instance = {"prompt": "Once upon a time", "temperature": 1.2, "max_tokens": 16}
     first, second = predict(server, {**instance, "seed": 3}, {**instance, "seed": 4})
-    again = predict(server, {**instance, "seed": 3})[0]
-    assert first["text"] == again["text"]
     assert first["text"] != second["text"]
+    assert repeats(lambda: predict(server, {**instance, "seed": 3})[0]["text"])
 
 
 def test_the_instances_of_a_call_run_as_one_batch(narrow_server: Server) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from occupied_server import ENDLESS, assert_freed, stream, wait_until_running
+from repeatable import repeats
 from server_process import Server
 
 COUNTING = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,"
@@ -98,7 +99,7 @@ def check_sampling(url: str, model: str) -> None:
     assert "15" not in texts(stopped)[0]
     warm = {"temperature": "1.3", "max_tokens": 12, "top_p": "1"}
     story = "Once upon a time"
-    assert texts(ask(story, **warm, seed=5)) == texts(ask(story, **warm, seed=5))
+    assert repeats(lambda: texts(ask(story, **warm, seed=5)))
     assert texts(ask(story, **warm, seed=5)) != texts(ask(story, **warm, seed=6))
     long = ask(COUNTING, max_tokens=64, ignore_eos=True)
     assert long.as_numpy("completion_tokens").tolist() == [64]
