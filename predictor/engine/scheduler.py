@@ -91,11 +91,10 @@ class Scheduler:
 
     def preempt(self) -> Sequence:
         """Put the sequence admitted last back to the front of the queue, to be computed again."""
-        victim = self.running.pop()
-        self._release(victim, retain=True)
+        victim = self.running[-1]
+        self._requeue(victim, retain=True)
         victim.preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(victim)
         return victim
 
     def schedule(self, prefill_budget: PrefillBudget) -> list[Chunk]:
@@ -184,8 +183,11 @@ class Scheduler:
     def restart(self, sequence_id: int) -> None:
         """Put a running sequence back to the front of the queue, without the cells it seemed to have."""
         sequence = next(s for s in self.running if s.sequence_id == sequence_id)
+        self._requeue(sequence, retain=False)
+
+    def _requeue(self, sequence: Sequence, *, retain: bool) -> None:
         self.running.remove(sequence)
-        self._release(sequence, retain=False)
+        self._release(sequence, retain)
         self.waiting.appendleft(sequence)
 
     def _fit(self, chunks: list[Chunk]) -> list[Chunk]:
