@@ -10,10 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from benchmarks import prompts
-from benchmarks.load import LoadGenerator, completion
-from benchmarks.results import Measurement, RequestRecord
+from benchmarks.results import Measurement
 from benchmarks.servers import RunningServer, Server, Setup, running
+from predictor.client import prompts
+from predictor.client.load import LoadGenerator, completion
+from predictor.client.records import RequestRecord
 
 T = TypeVar("T")
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks import prompts
-from benchmarks.load import Call, LoadGenerator, Stream, chat, completion
 from benchmarks.measure import Goal, Metric, Outcome, all_running, metered, turns
-from benchmarks.results import LoadResult, Measurement, percentile
+from benchmarks.results import Measurement
 from benchmarks.servers import RunningServer, Server, Setup
+from predictor.client import prompts
+from predictor.client.load import Call, LoadGenerator, Stream, chat, completion
+from predictor.client.records import LoadResult, percentile
 
 Work = Callable[[RunningServer, LoadGenerator, str, int], Awaitable[Outcome]]
 

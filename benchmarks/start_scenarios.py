@@ -11,11 +11,11 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks import prompts
-from benchmarks.load import LoadGenerator, completion
 from benchmarks.measure import Metric, Outcome, turns
 from benchmarks.results import LLAMA_SERVER, Measurement
 from benchmarks.servers import OriginalContainer, RunningServer, Server, Setup, running
+from predictor.client import prompts
+from predictor.client.load import LoadGenerator, completion
 
 _SETUP = Setup(sequences=16, context_tokens=32768)
 _POINT = "first request"

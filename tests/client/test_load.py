@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from benchmarks.load import LoadGenerator, Stream, chat, completion
-from benchmarks.results import percentile
+from predictor.client.load import LoadGenerator, Stream, chat, completion
+from predictor.client.records import percentile
 
 FIRST_TOKEN_SECONDS = 0.15
 BETWEEN_SECONDS = 0.05

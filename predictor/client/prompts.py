@@ -14,7 +14,7 @@ _NUMBER_TOKENS = 7
 
 def text(tokens: int, seed: str) -> str:
     """Plain sentences of about `tokens` tokens; each seed's text starts with a number of its own."""
-    randomness = random.Random(seed)
+    randomness = random.Random(seed)  # noqa: S311
     words = [f"{randomness.randrange(10**6):06d}:"]
     while len(words) + _NUMBER_TOKENS <= tokens:
         words += _sentence(randomness)

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from benchmarks.results import LoadResult, RequestRecord
+from predictor.client.records import LoadResult, RequestRecord
 
 RESPONSE_TIMEOUT_SECONDS = 900
 
@@ -170,7 +170,7 @@ class LoadGenerator:
             requests_per_second: mean arrival rate.
             seed: of the arrival times, so that two servers see the same ones.
         """
-        randomness = random.Random(seed)
+        randomness = random.Random(seed)  # noqa: S311
         streams = [Stream(call) for call in calls]
         arrival = 0.0
         arrivals = []
