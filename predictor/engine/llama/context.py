@@ -1,0 +1,157 @@
+"""The KV cache and what computes over it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+import numpy.typing as npt
+
+from predictor.engine.llama.backend import Owner, pointer_to, recent_errors
+from predictor.engine.llama.batch import Batch
+from predictor.engine.llama.model import Model
+from predictor.errors import EngineFailure, ModelLoadError
+
+_CACHE_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
+_FLASH_ATTENTION = {
+    "auto": lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+
+class KVCacheFullError(Exception):
+    """llama.cpp found no free cells for a batch; the context is as it was before the call."""
+
+
+class DecodeAbortedError(Exception):
+    """The abort callback stopped a decode; what was computed of the batch stays in the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextParams:
+    """How much a context holds and how it computes.
+
+    Attributes:
+        context_tokens: KV cache cells, shared by all sequences.
+        batch_tokens: most tokens in one decode; a larger batch aborts the process.
+        sequences: sequence ids, 0 to sequences - 1.
+        threads: threads for decoding single tokens.
+        batch_threads: threads for batches.
+        flash_attention: auto, on or off.
+        cache_type: of keys and values: f16 or q8_0.
+    """
+
+    context_tokens: int
+    batch_tokens: int
+    sequences: int
+    threads: int
+    batch_threads: int
+    flash_attention: str = "auto"
+    cache_type: str = "f16"
+
+
+class Context(Owner):
+    """A KV cache and what computes over it.
+
+    Args:
+        model: must outlive the context.
+        params: sizes and threads.
+        should_abort: asked by llama.cpp in the middle of a decode; True stops it within milliseconds.
+
+    Raises:
+        ModelLoadError: llama.cpp cannot make it, mostly for want of memory.
+    """
+
+    def __init__(self, model: Model, params: ContextParams, should_abort: Callable[[], bool]) -> None:
+        options = lib.llama_context_default_params()
+        options.n_ctx = params.context_tokens
+        options.n_batch = options.n_ubatch = params.batch_tokens
+        options.n_seq_max = options.n_outputs_max = params.sequences
+        options.n_threads = params.threads
+        options.n_threads_batch = params.batch_threads
+        options.type_k = options.type_v = _CACHE_TYPES[params.cache_type]
+        options.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
+        # One pool of cells for all sequences: any of them may grow, and a shared prefix is stored once.
+        options.kv_unified = True
+        # llama.cpp keeps the pointer, so the callback must live as long as the context.
+        self._abort = lib.ggml_abort_callback(lambda _data: should_abort())
+        options.abort_callback = self._abort
+        options.no_perf = True
+        recent_errors.clear()
+        self.handle: Any = lib.llama_init_from_model(model.handle, options)
+        if not self.handle:
+            reason = "; ".join(recent_errors) or "not enough memory?"
+            raise ModelLoadError(
+                f"llama.cpp cannot create a context of {params.context_tokens} tokens: {reason}; "
+                "try a smaller --context-tokens"
+            )
+        self._memory = lib.llama_get_memory(self.handle)
+        self._row = ctypes.c_float * model.n_vocab
+
+    def decode(self, batch: Batch) -> None:
+        """Compute a batch.
+
+        Raises:
+            KVCacheFullError: no room; nothing was changed.
+            DecodeAbortedError: `should_abort` said so.
+            EngineFailure: llama.cpp failed.
+        """
+        batch.struct.n_tokens = batch.size
+        status = lib.llama_decode(self.handle, batch.struct)
+        if status == 0:
+            return
+        if status == 1:
+            raise KVCacheFullError
+        if status == 2:
+            raise DecodeAbortedError
+        raise EngineFailure(f"llama_decode failed with {status}: {'; '.join(recent_errors)}")
+
+    def logits(self, index: int) -> npt.NDArray[np.float32]:
+        """The logits behind a batch index, shape [n_vocab]: a view, valid until the next decode."""
+        pointer = lib.llama_get_logits_ith(self.handle, index)
+        row: Any = self._row.from_address(ctypes.addressof(pointer.contents))
+        return np.frombuffer(row, np.float32)
+
+    def warm_up(self, token: int, batch: Batch) -> None:
+        """Touch all weights and allocate the compute buffers, then forget what was computed."""
+        lib.llama_set_warmup(self.handle, True)
+        batch.clear()
+        batch.add([token], 0, 0, logits=True)
+        self.decode(batch)
+        lib.llama_set_warmup(self.handle, False)
+        lib.llama_memory_clear(self._memory, True)
+
+    def remove(self, sequence_id: int, start: int = 0, end: int | None = None) -> bool:
+        """Free a sequence's cells at positions start to end; False where the model can't cut there."""
+        return bool(lib.llama_memory_seq_rm(self._memory, sequence_id, start, -1 if end is None else end))
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Make `target` share the cells of `source` at positions start to end."""
+        lib.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def save(self, sequence_id: int) -> npt.NDArray[np.uint8]:
+        """A copy of a sequence's cells in llama.cpp's own format."""
+        size = lib.llama_state_seq_get_size(self.handle, sequence_id)
+        state = np.empty(size, np.uint8)
+        written = lib.llama_state_seq_get_data(
+            self.handle, pointer_to(state, ctypes.c_uint8), size, sequence_id
+        )
+        return state[:written]
+
+    def restore(self, sequence_id: int, state: npt.NDArray[np.uint8]) -> bool:
+        """Give a sequence the cells of a saved state; False where llama.cpp can't read it or has no room."""
+        pointer = pointer_to(state, ctypes.c_uint8)
+        read = lib.llama_state_seq_set_data(self.handle, pointer, state.nbytes, sequence_id)
+        if read == 0:
+            self.remove(sequence_id)
+        return bool(read > 0)
+
+    def close(self) -> None:
+        if self.handle:
+            lib.llama_free(self.handle)
+            self.handle = None

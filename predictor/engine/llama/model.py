@@ -1,0 +1,156 @@
+"""Weights and vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+
+from predictor.engine.llama.backend import Owner, recent_errors, start_backend
+from predictor.engine.vocabulary import Vocabulary
+from predictor.errors import ModelLoadError
+
+
+class Model(Owner):
+    """Weights and vocabulary of one GGUF file.
+
+    Args:
+        path: the file, or the first part of a split one.
+        gpu_layers: layers to put on a GPU; -1 for all.
+        use_mmap: map the file instead of reading it.
+        use_mlock: keep the weights in memory.
+
+    Raises:
+        ModelLoadError: llama.cpp refuses the file; the message carries its reason.
+    """
+
+    def __init__(
+        self, path: Path, *, gpu_layers: int = 0, use_mmap: bool = True, use_mlock: bool = False
+    ) -> None:
+        start_backend()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.load_mode = (lib.LLAMA_LOAD_MODE_MMAP if use_mmap else lib.LLAMA_LOAD_MODE_NONE) + (
+            lib.LLAMA_LOAD_MODE_MLOCK if use_mlock else 0
+        )
+        recent_errors.clear()
+        self.handle: Any = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            reason = "; ".join(recent_errors) or "no reason given"
+            raise ModelLoadError(f"llama.cpp cannot load {path}: {reason}")
+        self._vocab = lib.llama_model_get_vocab(self.handle)
+        self.path = path
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.trained_context: int = lib.llama_model_n_ctx_train(self.handle)
+        self.end_tokens: tuple[int, ...] = tuple(
+            token for token in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, token)
+        )
+        self._end_tokens = frozenset(self.end_tokens)
+        self._pieces: dict[int, bytes] = {}
+
+    @property
+    def can_cut_prefix(self) -> bool:
+        """Whether a sequence's cache can be shortened to any prefix: not so in recurrent models and
+        in sliding-window ones."""
+        return not (
+            lib.llama_model_is_recurrent(self.handle)
+            or lib.llama_model_is_hybrid(self.handle)
+            or lib.llama_model_n_swa(self.handle) > 0
+        )
+
+    @property
+    def can_generate(self) -> bool:
+        """False for encoder-only models, which have no next token."""
+        return bool(lib.llama_model_has_decoder(self.handle))
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all tensors."""
+        return int(lib.llama_model_size(self.handle))
+
+    @property
+    def description(self) -> str:
+        """llama.cpp's one-line description, such as "llama ?B Q4_1"."""
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source in the GGUF, None when it has none."""
+        source = lib.llama_model_chat_template(self.handle, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    @property
+    def bos_text(self) -> str:
+        """The text of the beginning-of-sequence token, "" when there is none."""
+        return self._special_text(lib.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the end-of-sequence token, "" when there is none."""
+        return self._special_text(lib.llama_vocab_eos(self._vocab))
+
+    def _special_text(self, token: int) -> str:
+        return "" if token < 0 else lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any text; lone surrogates are replaced.
+            add_special: add BOS and EOS where the model is trained with them.
+            parse_special: read "<|im_end|>" and the like as control tokens, not as text.
+        """
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8
+        while True:
+            tokens = (lib.llama_token * room)()
+            count = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, parse_special)
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for in generated text; empty for control tokens."""
+        cached = self._pieces.get(token)
+        if cached is None:
+            cached = self._pieces[token] = self._read_piece(token)
+        return cached
+
+    def _read_piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            if length >= 0:
+                return buffer.raw[:length]
+            room = -length
+
+    def vocabulary(self) -> Vocabulary:
+        """All tokens; reading them takes about 3 microseconds each."""
+        tokens = range(self.n_vocab)
+        control = {
+            token: lib.llama_vocab_get_text(self._vocab, token)
+            for token in tokens
+            if lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL
+        }
+        function = ctypes.cast(lib._lib.llama_tokenize, ctypes.c_void_p)
+        return Vocabulary(
+            pieces=tuple(self.piece(token) for token in tokens),
+            control=control,
+            end_tokens=self.end_tokens,
+            address=self._vocab,
+            tokenize_address=function.value or 0,
+        )
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its turn with this token."""
+        return token in self._end_tokens
+
+    def close(self) -> None:
+        if self.handle:
+            lib.llama_model_free(self.handle)
+            self.handle = None
