@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Collection
-from dataclasses import dataclass
-from functools import partial
 
+from predictor.engine.cell_keeper import CellKeeper
 from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig, EngineStats
-from predictor.engine.detokenizer import Detokenizer
-from predictor.engine.host_cache import HostCache, Prefix, SavedPrefix
+from predictor.engine.generator import Generator, Job
+from predictor.engine.host_cache import HostCache, Prefix
 from predictor.engine.llama import (
     Batch,
     Context,
@@ -21,25 +18,15 @@ from predictor.engine.llama import (
     DecodeAbortedError,
     KVCacheFullError,
     Model,
-    Sampler,
 )
-from predictor.engine.logprobs import LogSoftmax
 from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
-from predictor.engine.prefix_cache import (
-    WORTH_SAVING_TOKENS,
-    CopyCells,
-    PrefixCache,
-    RemoveCells,
-    RestoreCells,
-    SaveCells,
-)
-from predictor.engine.prefix_store import BadPrefixFileError
-from predictor.engine.request import Delta, FinishReason, TokenLogprob
+from predictor.engine.prefix_cache import PrefixCache
+from predictor.engine.request import FinishReason
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
-from predictor.engine.stream import Item, TokenStream, deliver
-from predictor.errors import EngineFailure, PredictorError
+from predictor.engine.stream import Outbox
+from predictor.errors import EngineFailure
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +34,6 @@ logger = logging.getLogger(__name__)
 RETAINED_SEQUENCES = 64
 # Cells that only wait for a later request slow every decode down, so beyond these they move to memory.
 RETAINED_CELLS = 256
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A sequence with what turns it into text, and where the text goes."""
-
-    sequence: Sequence
-    sampler: Sampler
-    detokenizer: Detokenizer
-    stream: TokenStream
 
 
 class DecodeLoop:
@@ -111,8 +88,9 @@ class DecodeLoop:
         self._on_end = on_end
         self._observer = observer
         self._jobs: dict[Sequence, Job] = {}
-        self._outbox: defaultdict[asyncio.AbstractEventLoop, list[tuple[TokenStream, Item]]]
-        self._outbox = defaultdict(list)
+        self._outbox = Outbox()
+        self._cells = CellKeeper(self._context, self._scheduler)
+        self._generator = Generator(model, self._context, self._outbox, observer, self._forget)
         self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._decode_seconds = self._step_seconds = 0.0
         self._context.warm_up(model.end_tokens[0] if model.end_tokens else 0, self._batch)
@@ -130,12 +108,12 @@ class DecodeLoop:
     def cancel(self, job: Job) -> None:
         """End a job and free its cells; nothing happens if it has ended already."""
         if job.sequence in self._jobs:
-            self._finish(job, "", FinishReason.CANCELLED)
+            self._generator.finish(job, "", FinishReason.CANCELLED)
 
     def end_all(self, error: Exception) -> None:
         """End every job with an error, for good: cells don't count any more."""
         for job in self._jobs.values():
-            self._put(job, error)
+            self._outbox.put(job.stream, error)
             self._release(job, None)
         self._jobs.clear()
         self.send()
@@ -151,12 +129,7 @@ class DecodeLoop:
 
     def prefixes(self) -> list[Prefix]:
         """Everything that later requests could reuse, the most recently used first."""
-        self._carry_out_operations()
-        retained = [
-            SavedPrefix(saving.tokens, self._context.save(saving.sequence_id))
-            for saving in self._scheduler.cache.retained()
-        ]
-        return [*reversed(retained), *reversed(list(self._scheduler.host))]
+        return self._cells.prefixes()
 
     def stats(self) -> EngineStats:
         """Figures now; may be called from any thread."""
@@ -185,7 +158,7 @@ class DecodeLoop:
         """
         started = time.perf_counter()
         chunks = self._scheduler.schedule(self._pacer.budget)
-        self._carry_out_operations()
+        self._cells.carry_out()
         # One whose saved state could not be read has lost its place.
         chunks = [chunk for chunk in chunks if chunk.sequence.sequence_id >= 0]
         if not chunks:
@@ -199,44 +172,12 @@ class DecodeLoop:
         self._pacer.observe(decode_tokens=decoded, prefill_tokens=self._batch.size - decoded, seconds=seconds)
         self._scheduler.commit(chunks)
         for job, index in outputs:
-            self._advance(job, index)
+            self._generator.advance(job, index)
         self._steps += 1
         self._prompt_tokens += self._batch.size - decoded
         self._generated_tokens += len(outputs)
         self._decode_seconds += seconds
         self._step_seconds += time.perf_counter() - started
-
-    def _carry_out_operations(self) -> None:
-        for operation in self._scheduler.cache.take_operations():
-            match operation:
-                case CopyCells(source, target, start, end):
-                    self._context.copy(source, target, start, end)
-                case RemoveCells(sequence_id, start, end):
-                    self._context.remove(sequence_id, start, end)
-                case SaveCells(sequence_id, tokens):
-                    self._save(sequence_id, tokens)
-                case RestoreCells(sequence_id, saved, length):
-                    self._restore(sequence_id, saved, length)
-
-    def _save(self, sequence_id: int, tokens: list[int]) -> None:
-        host = self._scheduler.host
-        known, shared = host.match(tokens)
-        if known is not None and len(tokens) - shared < WORTH_SAVING_TOKENS:
-            host.touch(known)
-        else:
-            host.add(SavedPrefix(tokens, self._context.save(sequence_id)))
-
-    def _restore(self, sequence_id: int, saved: Prefix, length: int) -> None:
-        try:
-            if self._context.restore(sequence_id, saved.read()):
-                self._context.remove(sequence_id, length)
-                return
-            reason = "llama.cpp refuses it"
-        except BadPrefixFileError as error:
-            reason = str(error)
-        logger.warning("a saved prefix of %d tokens is computed again: %s", len(saved.tokens), reason)
-        self._scheduler.host.discard(saved)
-        self._scheduler.restart(sequence_id)
 
     def _fill_batch(self, chunks: Collection[Chunk]) -> list[tuple[Job, int]]:
         """Write the chunks into the batch; returns whose logits will be at which index."""
@@ -276,77 +217,10 @@ class DecodeLoop:
             return None
         return time.perf_counter() - started
 
-    def _advance(self, job: Job, index: int) -> None:
-        """Sample a sequence's next token and pass its text on."""
-        sequence, params = job.sequence, job.sequence.request.params
-        distribution = None
-        if params.top_logprobs is not None:
-            distribution = LogSoftmax(self._context.logits(index), params.top_logprobs, self.model.piece)
-        token = self._choose(job, index)
-        if token is None:
-            return
-        self._note_token(sequence)
-        if self.model.is_end(token) and not params.ignore_eos:
-            self._finish(job, job.detokenizer.flush(), FinishReason.STOP)
-            return
-        sequence.tokens.append(token)
-        text = job.detokenizer.push(self.model.piece(token))
-        logprobs = (distribution.of(token),) if distribution else ()
-        if job.detokenizer.stopped_by:
-            self._finish(job, text, FinishReason.STOP, logprobs)
-        elif (constraint := sequence.request.constraint) is not None and constraint.must_end:
-            self._finish(job, text + job.detokenizer.flush(), FinishReason.STOP, logprobs)
-        elif sequence.num_generated >= sequence.max_tokens:
-            self._finish(job, text + job.detokenizer.flush(), FinishReason.LENGTH, logprobs)
-        elif text or logprobs:
-            self._put(job, self._delta(job, text, None, logprobs))
-
-    def _choose(self, job: Job, index: int) -> int | None:
-        """The sequence's next token; None where its constraint failed, which ends it."""
-        constraint = job.sequence.request.constraint
-        if constraint is None:
-            return job.sampler.sample(self._context, index)
-        try:
-            # llama.cpp's samplers read the same memory as this view.
-            constraint.mask(self._context.logits(index))
-            token = job.sampler.sample(self._context, index)
-            if not self.model.is_end(token):
-                constraint.accept(token)
-            return token
-        except Exception as error:
-            logger.warning("a constraint failed, its sequence is ended: %s", error)
-            if not isinstance(error, PredictorError):
-                error = EngineFailure(f"the constraint on this answer failed: {error}")
-            self._put(job, error)
-            self._forget(job, None)
-            return None
-
-    def _note_token(self, sequence: Sequence) -> None:
-        now = time.monotonic()
-        gap = now - sequence.last_token if sequence.last_token else None
-        sequence.first_token = sequence.first_token or now
-        sequence.last_token = now
-        self._observer.token_sampled(sequence, now, gap)
-
-    def _delta(
-        self, job: Job, text: str, reason: FinishReason | None, logprobs: tuple[TokenLogprob, ...] = ()
-    ) -> Delta:
-        sequence = job.sequence
-        stop = job.detokenizer.stopped_by
-        return Delta(text, logprobs, sequence.num_generated, reason, sequence.cached_tokens, stop)
-
-    def _finish(
-        self, job: Job, text: str, reason: FinishReason, logprobs: tuple[TokenLogprob, ...] = ()
-    ) -> None:
-        self._put(job, self._delta(job, text, reason, logprobs))
-        self._forget(job, reason)
-
     def _end(self, chunks: Collection[Chunk], error: Exception) -> None:
         """End the sequences of a failed batch; their cells can't be trusted."""
         for chunk in chunks:
-            job = self._jobs[chunk.sequence]
-            self._put(job, error)
-            self._forget(job, None)
+            self._generator.fail(self._jobs[chunk.sequence], error)
 
     def _forget(self, job: Job, reason: FinishReason | None) -> None:
         """Free what a job holds; after an error (no reason) its cells can't be trusted."""
@@ -359,14 +233,6 @@ class DecodeLoop:
         self._observer.ended(job.sequence, reason, time.monotonic())
         self._on_end(job)
 
-    def _put(self, job: Job, item: Item) -> None:
-        self._outbox[job.stream.loop].append((job.stream, item))
-
     def send(self) -> None:
-        """Wake each event loop once for all that a step produced for it."""
-        for loop, items in self._outbox.items():
-            try:
-                loop.call_soon_threadsafe(partial(deliver, items))
-            except RuntimeError:
-                logger.debug("the reader's event loop is closed; its %d deltas are dropped", len(items))
-        self._outbox.clear()
+        """Wake the readers of what was sampled."""
+        self._outbox.send()

@@ -12,8 +12,9 @@ from collections.abc import Sequence as Collection
 from dataclasses import replace
 
 from predictor.engine.config import EngineConfig, EngineStats
-from predictor.engine.decode_loop import DecodeLoop, Job
+from predictor.engine.decode_loop import DecodeLoop
 from predictor.engine.detokenizer import Detokenizer
+from predictor.engine.generator import Job
 from predictor.engine.llama import Model, Sampler
 from predictor.engine.observer import EngineObserver, NoObserver
 from predictor.engine.request import Request

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from predictor.engine.prefix_cache import common_prefix
+from predictor.engine.radix_tree import common_prefix
 
 
 class Prefix(Protocol):

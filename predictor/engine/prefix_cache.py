@@ -13,69 +13,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class CopyCells:
-    """Sequence `target` shares the cells of `source` at positions start to end."""
-
-    source: int
-    target: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveCells:
-    """Sequence `sequence_id` lets go of its cells at positions start to end; end None is all the rest."""
-
-    sequence_id: int
-    start: int = 0
-    end: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SaveCells:
-    """The state of a sequence is worth keeping elsewhere before its cells go."""
-
-    sequence_id: int
-    tokens: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreCells:
-    """A sequence without cells gets those of a saved state, and keeps the first `length`."""
-
-    sequence_id: int
-    source: Any
-    length: int
-
-
-Operation = CopyCells | RemoveCells | SaveCells | RestoreCells
+from predictor.engine.cell_operations import CopyCells, Operation, RemoveCells, RestoreCells, SaveCells
+from predictor.engine.radix_tree import Node, common_prefix
 
 # Shorter ones are computed again in about the time that handling a saved state takes.
 WORTH_SAVING_TOKENS = 64
-
-
-@dataclass(slots=True, eq=False)
-class _Node:
-    """Cells for `tokens`, following those of `parent`, held by the sequences `ids`."""
-
-    tokens: list[int]
-    parent: _Node | None
-    ids: set[int] = field(default_factory=set)
-    running: int = 0
-    children: dict[int, _Node] = field(default_factory=dict)
-
-    def depth(self) -> int:
-        """Position of the first token."""
-        node, count = self.parent, 0
-        while node is not None:
-            count += len(node.tokens)
-            node = node.parent
-        return count
 
 
 class PrefixCache:
@@ -107,9 +51,9 @@ class PrefixCache:
         self.queried_tokens = 0
         self.hit_tokens = 0
         self._reuse = reuse
-        self._root = _Node([], None)
+        self._root = Node([], None)
         self._free_ids = list(range(sequence_ids - 1, -1, -1))
-        self._leaves: dict[int, _Node] = {}
+        self._leaves: dict[int, Node] = {}
         self._retained: OrderedDict[int, None] = OrderedDict()
         self._operations: list[Operation] = []
 
@@ -121,11 +65,11 @@ class PrefixCache:
     def match(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens `start` would take over: all but the last at most, whose logits
         must be computed anyway."""
-        return self._walk(tokens, len(tokens) - 1)[1]
+        return self._walk(tokens)[1]
 
     def newly_pinned(self, tokens: Sequence[int]) -> int:
         """How many cells `start` would pin that nobody running holds now."""
-        node, length = self._walk(tokens, len(tokens) - 1)
+        node, length = self._walk(tokens)
         pinned = 0
         while node is not self._root:
             assert node.parent is not None
@@ -142,9 +86,9 @@ class PrefixCache:
         Returns:
             The id and the number of tokens whose cells it has; None when no id can be had.
         """
-        node, length = self._walk(tokens, len(tokens) - 1)
+        node, length = self._walk(tokens)
         if node is not self._root and length < node.depth() + len(node.tokens):
-            node = self._split(node, length - node.depth())
+            node = node.split(length - node.depth())
         if not self._free_ids and not self._evict_oldest(spare=node):
             return None
         sequence_id = self._free_ids.pop()
@@ -152,7 +96,7 @@ class PrefixCache:
         if length:
             self._operations.append(CopyCells(next(iter(node.ids)), sequence_id, 0, length))
         self._leaves[sequence_id] = node
-        for holder in self._path(node):
+        for holder in node.path():
             holder.ids.add(sequence_id)
         self.queried_tokens += len(tokens)
         self.hit_tokens += length
@@ -180,7 +124,7 @@ class PrefixCache:
         """Record that a running sequence computed more tokens into cells of its own."""
         leaf = self._leaves[sequence_id]
         if leaf is self._root or len(leaf.ids) > 1 or leaf.children:
-            child = _Node([], leaf, {sequence_id}, 1)
+            child = Node([], leaf, {sequence_id}, 1)
             # An equal path of another sequence may exist; then this one stays beside the tree until it ends.
             leaf.children.setdefault(tokens[0], child)
             self._leaves[sequence_id] = leaf = child
@@ -221,51 +165,23 @@ class PrefixCache:
             self._retained.move_to_end(other)
         self._free(sequence_id)
 
-    def _walk(self, tokens: Sequence[int], limit: int) -> tuple[_Node, int]:
+    def _walk(self, tokens: Sequence[int]) -> tuple[Node, int]:
         """The deepest node that shares tokens, and the number shared on the way through it."""
-        node, length = self._root, 0
-        while self._reuse and length < limit:
-            child = node.children.get(tokens[length])
-            if child is None:
-                break
-            shared = common_prefix(child.tokens, tokens[length:limit])
-            node, length = child, length + shared
-            if shared < len(child.tokens):
-                break
-        return node, length
+        return self._root.walk(tokens, len(tokens) - 1 if self._reuse else 0)
 
-    def _split(self, node: _Node, length: int) -> _Node:
-        """Cut a node in two and return the upper part; `node` stays the lower, as leaves point to it."""
-        assert node.parent is not None
-        upper = _Node(node.tokens[:length], node.parent, set(node.ids), node.running)
-        if node.parent.children.get(node.tokens[0]) is node:
-            node.parent.children[node.tokens[0]] = upper
-        node.tokens = node.tokens[length:]
-        node.parent = upper
-        upper.children[node.tokens[0]] = node
-        return upper
-
-    def _path(self, node: _Node) -> list[_Node]:
-        path = []
-        while node is not self._root:
-            path.append(node)
-            assert node.parent is not None
-            node = node.parent
-        return path
-
-    def _hold_running(self, node: _Node) -> None:
-        for holder in self._path(node):
+    def _hold_running(self, node: Node) -> None:
+        for holder in node.path():
             if holder.running == 0:
                 self.pinned += len(holder.tokens)
             holder.running += 1
 
-    def _release_running(self, node: _Node) -> None:
-        for holder in self._path(node):
+    def _release_running(self, node: Node) -> None:
+        for holder in node.path():
             holder.running -= 1
             if holder.running == 0:
                 self.pinned -= len(holder.tokens)
 
-    def _join_tree(self, sequence_id: int, leaf: _Node) -> _Node:
+    def _join_tree(self, sequence_id: int, leaf: Node) -> Node:
         """Merge the part of a finishing sequence that was computed beside the tree into the tree.
 
         Where the tree already has the same tokens the sequence takes those cells and frees its own.
@@ -279,14 +195,14 @@ class PrefixCache:
         while tokens and (child := node.children.get(tokens[0])) is not None:
             shared = common_prefix(child.tokens, tokens)
             if shared < len(child.tokens):
-                child = self._split(child, shared)
+                child = child.split(shared)
             source = next(iter(child.ids))
             self._operations.append(RemoveCells(sequence_id, position, position + shared))
             self._operations.append(CopyCells(source, sequence_id, position, position + shared))
             self._adopt(child, sequence_id)
             tokens, position, node = tokens[shared:], position + shared, child
         if tokens:
-            child = _Node(list(tokens), node, {sequence_id}, 1)
+            child = Node(list(tokens), node, {sequence_id}, 1)
             node.children[tokens[0]] = child
             self.used += len(tokens)
             self.pinned += len(tokens)
@@ -294,18 +210,18 @@ class PrefixCache:
         self._leaves[sequence_id] = node
         return node
 
-    def _adopt(self, node: _Node, sequence_id: int) -> None:
+    def _adopt(self, node: Node, sequence_id: int) -> None:
         node.ids.add(sequence_id)
         if node.running == 0:
             self.pinned += len(node.tokens)
         node.running += 1
 
-    def _drop_node(self, node: _Node) -> None:
+    def _drop_node(self, node: Node) -> None:
         """Take away a node that only one running sequence holds."""
         self.used -= len(node.tokens)
         self.pinned -= len(node.tokens)
 
-    def _evict_oldest(self, spare: _Node | None = None) -> bool:
+    def _evict_oldest(self, spare: Node | None = None) -> bool:
         """Evict the retained sequence unused for longest, except the only holder of the node `spare`."""
         for sequence_id in self._retained:
             if spare is None or spare.ids != {sequence_id}:
@@ -316,7 +232,7 @@ class PrefixCache:
         return False
 
     def _saving(self, sequence_id: int) -> Iterator[SaveCells]:
-        path = self._path(self._leaves[sequence_id])
+        path = self._leaves[sequence_id].path()
         alone = sum(len(node.tokens) for node in path if len(node.ids) == 1)
         if self.can_restore and alone >= WORTH_SAVING_TOKENS:
             tokens = [token for node in reversed(path) for token in node.tokens]
@@ -324,7 +240,7 @@ class PrefixCache:
 
     def _free(self, sequence_id: int) -> None:
         """Give an id back, with the cells that nobody else holds."""
-        for node in self._path(self._leaves.pop(sequence_id)):
+        for node in self._leaves.pop(sequence_id).path():
             node.ids.discard(sequence_id)
             if not node.ids:
                 self.used -= len(node.tokens)
@@ -333,14 +249,3 @@ class PrefixCache:
                     del node.parent.children[node.tokens[0]]
         self._operations.append(RemoveCells(sequence_id))
         self._free_ids.append(sequence_id)
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
-    limit, block, length = min(len(first), len(second)), 64, 0
-    # Slices compare in C, which is many times faster than a loop over long prompts.
-    while length + block <= limit and first[length : length + block] == second[length : length + block]:
-        length += block
-    while length < limit and first[length] == second[length]:
-        length += 1
-    return length

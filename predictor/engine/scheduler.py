@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from predictor.engine.host_cache import HostCache
-from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS, PrefixCache, common_prefix
+from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS, PrefixCache
+from predictor.engine.radix_tree import common_prefix
 from predictor.engine.sequence import Sequence
 
 # A shared beginning shorter than this is computed again rather than waited for: it takes about one step.

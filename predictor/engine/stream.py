@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import logging
+from collections import defaultdict, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 from predictor.engine.request import Delta
+
+logger = logging.getLogger(__name__)
 
 Item = Delta | Exception
 
@@ -57,7 +61,27 @@ class TokenStream:
         return item
 
 
-def deliver(items: list[tuple[TokenStream, Item]]) -> None:
-    """Hand over everything a step produced for one event loop, in one call of it."""
+class Outbox:
+    """What the decode thread has for readers, kept until it wakes them: once per event loop, not per item."""
+
+    def __init__(self) -> None:
+        self._items: defaultdict[asyncio.AbstractEventLoop, list[tuple[TokenStream, Item]]]
+        self._items = defaultdict(list)
+
+    def put(self, stream: TokenStream, item: Item) -> None:
+        """Keep an item for a stream."""
+        self._items[stream.loop].append((stream, item))
+
+    def send(self) -> None:
+        """Wake each event loop once for all that there is for it."""
+        for loop, items in self._items.items():
+            try:
+                loop.call_soon_threadsafe(partial(_deliver, items))
+            except RuntimeError:
+                logger.debug("the reader's event loop is closed; its %d deltas are dropped", len(items))
+        self._items.clear()
+
+
+def _deliver(items: list[tuple[TokenStream, Item]]) -> None:
     for stream, item in items:
         stream.put(item)

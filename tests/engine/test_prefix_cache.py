@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import predictor.engine.prefix_cache as module
-from predictor.engine.prefix_cache import (
-    CopyCells,
-    PrefixCache,
-    RemoveCells,
-    RestoreCells,
-    SaveCells,
-    common_prefix,
-)
+from predictor.engine.cell_operations import CopyCells, RemoveCells, RestoreCells, SaveCells
+from predictor.engine.prefix_cache import PrefixCache
+from predictor.engine.radix_tree import common_prefix
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from predictor.engine.cell_operations import SaveCells
 from predictor.engine.host_cache import HostCache, SavedPrefix
-from predictor.engine.prefix_cache import PrefixCache, SaveCells
+from predictor.engine.prefix_cache import PrefixCache
 from predictor.engine.request import Request, SamplingParams
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence

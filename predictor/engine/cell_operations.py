@@ -1,0 +1,45 @@
+"""What has to happen to llama.cpp's cells before the next decode, as the prefix cache writes it down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class CopyCells:
+    """Sequence `target` shares the cells of `source` at positions start to end."""
+
+    source: int
+    target: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCells:
+    """Sequence `sequence_id` lets go of its cells at positions start to end; end None is all the rest."""
+
+    sequence_id: int
+    start: int = 0
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveCells:
+    """The state of a sequence is worth keeping elsewhere before its cells go."""
+
+    sequence_id: int
+    tokens: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreCells:
+    """A sequence without cells gets those of a saved state, and keeps the first `length`."""
+
+    sequence_id: int
+    source: Any
+    length: int
+
+
+Operation = CopyCells | RemoveCells | SaveCells | RestoreCells
