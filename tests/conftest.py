@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from occupied_server import NARROW, wait_until_idle
 from server_process import Server, running_server
+
+if TYPE_CHECKING:
+    from crd_server import CrdServer
 
 MODEL_VARIABLE = "KSERVE_LLAMACPP_TEST_MODEL"
 
@@ -40,3 +44,18 @@ def narrow_server(_narrow_server: Server) -> Server:
     """A server that runs one sequence, lets one wait and refuses a third; idle when a test begins."""
     wait_until_idle(_narrow_server)
     return _narrow_server
+
+
+@pytest.fixture(scope="session")
+def crd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrdServer]:
+    """A real API server that knows the custom resources of ../shared/crds."""
+    from crd_definitions import CRD_FOLDER, NO_CRDS
+    from crd_server import install_definitions, missing_tool, running_crd_server
+
+    if not CRD_FOLDER.is_dir():
+        pytest.skip(NO_CRDS)
+    if missing := missing_tool():
+        pytest.skip(missing)
+    with running_crd_server(tmp_path_factory.mktemp("crd-server")) as server:
+        install_definitions(server)
+        yield server

@@ -1,31 +1,14 @@
-"""Custom resources against their CustomResourceDefinitions, without an API server.
-
-The definitions lie outside the checkout, in ../shared/crds; without that folder these checks can't run.
-"""
+"""Custom resources against their CustomResourceDefinitions, without an API server."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jsonschema
-from rendered_manifests import ROOT, Object, load_yaml
-
-CRD_FOLDER = ROOT.parent / "shared" / "crds"
-NO_CRDS = f"{CRD_FOLDER} is not there, which holds the CustomResourceDefinitions"
-
-
-@cache
-def definitions() -> dict[str, Object]:
-    """All definitions by name; of one that is there twice, the first."""
-    found: dict[str, Object] = {}
-    for path in sorted(Path(CRD_FOLDER).glob("*.yaml")):
-        for item in load_yaml(path.read_text()):
-            if item and item["kind"] == "CustomResourceDefinition":
-                found.setdefault(item["metadata"]["name"], item)
-    return found
+from crd_definitions import definitions
+from rendered_manifests import Object
 
 
 @cache

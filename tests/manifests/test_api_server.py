@@ -6,6 +6,7 @@ from typing import Any
 
 import crd_schemas
 import pytest
+from crd_definitions import definitions
 from crd_server import CrdServer
 from rendered_manifests import Object, all_objects, changed, named, one_of_each_kind, predictor_pod
 
@@ -20,7 +21,7 @@ def collection(item: Object, namespace: str) -> str:
     group, version = item["apiVersion"].split("/")
     (spec,) = (
         crd["spec"]
-        for crd in crd_schemas.definitions().values()
+        for crd in definitions().values()
         if (crd["spec"]["group"], crd["spec"]["names"]["kind"]) == (group, item["kind"])
     )
     scope = f"/namespaces/{namespace}" if spec["scope"] == "Namespaced" else ""

@@ -12,12 +12,13 @@ import kubernetes_go
 import kubernetes_validate
 import pytest
 from admission_rules import clashes, knative_problems, problems
+from crd_definitions import CRD_FOLDER, NO_CRDS
 from kubernetes_validate.utils import all_versions
 from rendered_manifests import changed, named, one_of_each_kind, predictor_pod, render
 
 Change = Callable[[Any], object]
 
-needs_crds = pytest.mark.skipif(not crd_schemas.CRD_FOLDER.is_dir(), reason=crd_schemas.NO_CRDS)
+needs_crds = pytest.mark.skipif(not CRD_FOLDER.is_dir(), reason=NO_CRDS)
 needs_go = pytest.mark.skipif(not kubernetes_go.has_go(), reason=kubernetes_go.NO_GO)
 
 SERVICE = ("manifests/overlays/canary/standard/3-canary-10", "InferenceService", "chat")
@@ -95,7 +96,7 @@ def test_misspelt_field_of_a_builtin_kind_is_caught(key: tuple[str, str]) -> Non
 def test_misspelt_field_of_a_custom_kind_is_caught(key: tuple[str, str]) -> None:
     broken = changed(one_of_each_kind()[key], misspelt(CUSTOM[key]))
     caught = []
-    if crd_schemas.CRD_FOLDER.is_dir() and key in crd_schemas.schemas():
+    if CRD_FOLDER.is_dir() and key in crd_schemas.schemas():
         caught.append(crd_schemas.problems(broken))
     if key in kserve_sdk.CLASSES:
         caught.append(kserve_sdk.problems(broken))
@@ -104,9 +105,7 @@ def test_misspelt_field_of_a_custom_kind_is_caught(key: tuple[str, str]) -> None
     if key in interceptor_schema.SCHEMAS:
         caught.append(interceptor_schema.problems(broken))
     if not caught:
-        pytest.skip(
-            f"nothing on this machine knows {key[1]}: {crd_schemas.NO_CRDS}, or {kubernetes_go.NO_GO}"
-        )
+        pytest.skip(f"nothing on this machine knows {key[1]}: {NO_CRDS}, or {kubernetes_go.NO_GO}")
     assert all(caught)
 
 

@@ -9,12 +9,13 @@ import kubernetes_go
 import kubernetes_validate
 import pytest
 from admission_rules import MODE, clashes, knative_problems, problems
+from crd_definitions import CRD_FOLDER, NO_CRDS
 from kubernetes_validate.utils import SchemaNotFoundError, all_versions
 from rendered_manifests import all_objects, kustomizations, one_of_each_kind, pods, predictor_pod, render
 
 OLDEST_KUBERNETES = "1.30"  # the first where the sleep of preStop needs no feature gate
 
-needs_crds = pytest.mark.skipif(not crd_schemas.CRD_FOLDER.is_dir(), reason=crd_schemas.NO_CRDS)
+needs_crds = pytest.mark.skipif(not CRD_FOLDER.is_dir(), reason=NO_CRDS)
 needs_go = pytest.mark.skipif(not kubernetes_go.has_go(), reason=kubernetes_go.NO_GO)
 
 
@@ -54,7 +55,7 @@ def test_every_kind_is_checked_by_something() -> None:
         ("keda.sh/v1alpha1", "ScaledObject"),
         ("gateway.networking.k8s.io/v1", "HTTPRoute"),
     }
-    if crd_schemas.CRD_FOLDER.is_dir():
+    if CRD_FOLDER.is_dir():
         assert by_crd <= crd_schemas.schemas().keys()
     unknown = one_of_each_kind().keys() - builtin_kinds() - known - by_crd
     assert not unknown

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import httpx
 import yaml
+from crd_definitions import definitions
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,6 +30,7 @@ from cryptography.x509.oid import NameOID
 MODULE = "k8s.io/apiextensions-apiserver@v0.36.3"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kserve-llamacpp" / "crd-server"
 START_SECONDS = 60.0
+ESTABLISHED_SECONDS = 30.0
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -39,10 +41,12 @@ class CrdServer:
     Attributes:
         url: its address.
         client: an HTTP client with an administrator's certificate.
+        tls: that certificate, for other clients.
     """
 
     url: str
     client: httpx.Client
+    tls: ssl.SSLContext
 
     def apply(
         self, path: str, body: dict, *, field_manager: str, force: bool = True, dry_run: bool = False
@@ -106,7 +110,28 @@ def running_crd_server(folder: Path) -> Iterator[CrdServer]:
         httpx.Client(base_url=url, verify=context, timeout=60) as client,
     ):
         _wait_ready(client, process, folder / "server.log")
-        yield CrdServer(url, client)
+        yield CrdServer(url, client, context)
+
+
+def install_definitions(server: CrdServer) -> None:
+    """Make the server know the custom resources of ../shared/crds."""
+    for definition in definitions().values():
+        response = server.create(CRDS, definition)
+        assert response.is_success, response.text
+    deadline = time.monotonic() + ESTABLISHED_SECONDS
+    while missing := set(definitions()) - _established(server):
+        assert time.monotonic() < deadline, f"not established: {missing}"
+        time.sleep(0.2)
+    time.sleep(1)  # the handlers follow the status within moments
+
+
+def _established(server: CrdServer) -> set[str]:
+    return {
+        item["metadata"]["name"]
+        for item in server.client.get(CRDS).json()["items"]
+        for condition in item.get("status", {}).get("conditions") or []
+        if (condition["type"], condition["status"]) == ("Established", "True")
+    }
 
 
 def _binary() -> Path:
