@@ -66,6 +66,10 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
         app.include_router(openai_router(models), prefix=prefix)
     for router in (generate_router(models), predict_router(models), closed_repository_router()):
         app.include_router(router)
+    if settings.ui:
+        from predictor.api.chat_page import install_page
+
+        install_page(app)
     install_middleware(app, max_body_bytes=settings.max_body_bytes)
     model = LlamaCppModel(load.name, models)
     if settings.otlp_traces_endpoint is not None:

@@ -87,6 +87,7 @@ class Settings(BaseSettings):
         Port, Field(description="Port of the V2 protocol over gRPC."), Shown(NETWORK, "port")
     ] = 8081
     enable_grpc: Annotated[bool, Field(description="Serve gRPC as well as HTTP."), Shown(NETWORK, "")] = True
+    ui: Annotated[bool, Field(description="Serve a chat page at / to browsers."), Shown(NETWORK, "")] = False
     max_body_bytes: Annotated[
         Count, Field(description="Largest request body accepted."), Shown(NETWORK, "bytes")
     ] = 8 * 1024 * 1024

@@ -88,6 +88,7 @@ VALUES = {
     "enable_grpc": "false",
     "mmap": "false",
     "mlock": "true",
+    "ui": "true",
     "log_llama": "true",
     "flash_attention": "on",
     "kv_cache_type": "q8_0",

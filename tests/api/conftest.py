@@ -17,6 +17,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from predictor.api.chat_page import install_page
 from predictor.api.errors import install_error_handlers
 from predictor.api.generate import generate_router
 from predictor.api.middleware import install_middleware
@@ -62,6 +63,7 @@ def scripted() -> Iterator[ScriptedServer]:
         (predict_router(models), ""),
     ):
         app.include_router(router, prefix=prefix)
+    install_page(app)
     ended: list[str] = []
     _add_test_routes(app, ended)
     install_middleware(app, max_body_bytes=MAX_BODY)
