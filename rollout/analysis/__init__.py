@@ -1,0 +1,1 @@
+"""Judges a canary by the figures of the users' traffic."""

@@ -1,0 +1,88 @@
+"""Predictors' `/metrics` as a test wants them, over real HTTP; a stand-in for pods under load.
+
+What is counted goes through the predictor's own `EngineMetrics`, so names, labels and buckets are true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+from wsgiref.simple_server import make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from predictor.engine.config import EngineStats
+from predictor.telemetry.finished import FinishedRequest
+from predictor.telemetry.metrics import EngineMetrics
+
+
+@dataclass
+class Pod:
+    """A pod's counters, and what serves them."""
+
+    name: str
+    waiting: int = 0
+    url: str = ""
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count at zero."""
+        self.registry = CollectorRegistry()
+        self.metrics = EngineMetrics("smol", self.registry)
+        self.metrics.read(self._stats)
+
+    def _stats(self) -> EngineStats:
+        zeros: dict[str, Any] = dict.fromkeys(EngineStats.__dataclass_fields__, 0)
+        return EngineStats(**{**zeros, "waiting": self.waiting})
+
+    def serve(
+        self, count: int, *, first_token: float = 0.2, gap: float = 0.01, tokens: int = 10, queue: float = 0.0
+    ) -> None:
+        """Count finished requests of so many tokens."""
+        for _ in range(count):
+            sequence: Any = SimpleNamespace(arrived=0.0, request=SimpleNamespace(prompt=(1, 2, 3)))
+            self.metrics.token_sampled(sequence, first_token, None)
+            for _ in range(tokens - 1):
+                self.metrics.token_sampled(sequence, 0.0, gap)
+            total = first_token + tokens * gap
+            finished = FinishedRequest(
+                "", "stop", 3, tokens, 0, 0, queue, first_token - queue, tokens * gap, first_token, total
+            )
+            self.metrics.finished(finished)
+
+    def fail(self, count: int) -> None:
+        """Count requests that ended in an error of the engine."""
+        for _ in range(count):
+            self.metrics.finished(FinishedRequest("", "error", 3, 0, 0, 0, 0.0, None, None, None, 0.1))
+
+    def refuse(self, count: int, reason: str = "queue_full") -> None:
+        """Count refused requests."""
+        self.metrics.refused(count, reason)
+
+
+@contextmanager
+def serving(*pods: Pod) -> Iterator[None]:
+    """Serve each pod's metrics at its `url`."""
+    servers = []
+    for pod in pods:
+
+        def app(environ: Any, start_response: Any, pod: Pod = pod) -> Any:
+            return make_wsgi_app(pod.registry)(environ, start_response)
+
+        server = make_server("127.0.0.1", 0, app)
+        pod.url = f"http://127.0.0.1:{server.server_port}"
+        Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
