@@ -152,6 +152,21 @@ def inspect(
         typer.echo(f"{name:<14} {value}")
 
 
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    help="Roll models out step by step on Kubernetes (extra: rollout).",
+)
+def rollout(context: typer.Context) -> None:
+    """Hand over to `rollout.cli`, which is imported only here: serving needs none of it."""
+    from importlib.util import find_spec
+
+    if find_spec("kubernetes") is None:
+        _fail("rollouts need an extra: pip install 'kserve-llamacpp[rollout]'", EXIT_FAILURE)
+    from rollout.cli import app as rollout_app
+
+    rollout_app(args=context.args, prog_name="kserve-llamacpp rollout")
+
+
 def _fail(message: str, status: int) -> NoReturn:
     """End the command with a message for people, in red on a terminal."""
     typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)

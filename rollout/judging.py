@@ -19,6 +19,11 @@ class Judging:
     way: every field is a string, number, bool, None or a list of those, and has a default.
     """
 
+    @property
+    def asks_pods(self) -> bool:
+        """Whether judges ask pods through the API server, which takes the rights `rollout.rights.PODS`."""
+        return False
+
     def judges(self, api: ApiClient) -> list[Judge]:
         """The judges; `api` reaches the cluster with the user's rights.
 

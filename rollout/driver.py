@@ -1,0 +1,264 @@
+"""Takes a rollout to its end: waits, asks the judges, moves on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from rollout.errors import ForeignChange, NotPossibleNow, RolloutError, Superseded
+from rollout.judging import Judging
+from rollout.mechanism import Observed
+from rollout.record import Mode, Phase, Record, digest, read_history
+from rollout.result import Outcome, Result, Snapshot
+from rollout.track import State, Track
+from rollout.verdict import Decision, Judge, Verdict, combine
+
+_OUTCOMES = {
+    Phase.PROMOTED: Outcome.PROMOTED,
+    Phase.ROLLED_BACK: Outcome.ROLLED_BACK,
+    Phase.LEFT: Outcome.LEFT,
+}
+
+
+@dataclass(slots=True)
+class _Stage:
+    """The driver's clocks within one phase and percentage; a resumed rollout starts them anew."""
+
+    key: tuple[Phase, int]
+    began: float = field(default_factory=time.monotonic)
+    settled_at: float | None = None
+    verdict: Verdict | None = None
+
+    def elapsed(self) -> float | None:
+        return None if self.settled_at is None else time.monotonic() - self.settled_at
+
+
+class Driver:
+    """Drives the rollout of one service; see `rollout.rollout.Rollout` for the arguments."""
+
+    def __init__(
+        self,
+        track: Track,
+        judges: Sequence[Judge] | None,
+        on_progress: Callable[[Snapshot], None],
+        poll_s: float | None,
+        hold_s: float,
+    ) -> None:
+        self._track = track
+        self._judges = judges
+        self._on_progress = on_progress
+        self._poll_s = poll_s
+        self._hold_s = hold_s
+        self._stage = _Stage((Phase.PROGRESSING, -1))
+        self._verdict: Verdict | None = None
+
+    def prepare(self, judging: Judging) -> None:
+        """Make the judges, so that their mistakes show before anything is changed."""
+        if self._judges is None:
+            self._judges = judging.judges(self._track.cluster.api)
+
+    def drive(self) -> Result:
+        """Go on until the rollout ends or pauses.
+
+        Raises:
+            ForeignChange: somebody else changed the service; the rollout is paused.
+            NotPossibleNow: KServe doesn't carry out what was asked of it.
+        """
+        while True:
+            try:
+                state = self._track.look()
+                record = state.known
+                if not record.phase.active:
+                    return self._result(state, _OUTCOMES[record.phase])
+                state = self._track.complete(state)
+                if record.paused:
+                    return self._result(state, Outcome.PAUSED)
+                moved = self._advance(state)
+            except Superseded:
+                continue
+            except ForeignChange as error:
+                self._stop(error)
+                raise
+            if not moved:
+                time.sleep(self._pause_s(record))
+
+    def snapshot(self, state: State) -> Snapshot:
+        """A state with what this driver knows of it."""
+        service, record = state.service, state.record
+        if record is None:
+            return Snapshot(service.namespace, service.name, None)
+        known = self._stage.key == (record.phase, record.percent)
+        return Snapshot(
+            service.namespace,
+            service.name,
+            record,
+            state.mechanism.observe(service, record) if record.phase.active else None,
+            record.phase.active and state.foreign,
+            self._stage.verdict if known else None,
+            self._stage.elapsed() if known else None,
+            next(iter(reversed(read_history(service.annotations))), None),
+        )
+
+    def step(self, state: State, percent: int, *reasons: str) -> State:
+        """Give the canary a larger share."""
+        state = self._track.move(state, replace(state.known, percent=percent), "step", *reasons)
+        self._event(state, "RolloutStep", f"{percent}% of the traffic to the canary", *reasons)
+        return state
+
+    def pause(self, state: State, reason: str) -> State:
+        """Stop going on by itself."""
+        state = self._track.note(state, replace(state.known, paused=reason), "pause", reason)
+        self._event(state, "RolloutPaused", f"paused at {state.known.percent}%", reason, warning=True)
+        return state
+
+    def begin_promotion(self, state: State, *reasons: str) -> State:
+        """Make the canary the stable version."""
+        record = replace(state.known, phase=Phase.PROMOTING, percent=100, paused="")
+        return self._track.move(state, record, "promote", *reasons)
+
+    def begin_rollback(self, state: State, *reasons: str) -> State:
+        """Take the traffic away from the canary, or go on with doing so.
+
+        Raises:
+            NotPossibleNow: the stable version's pods are being removed already.
+        """
+        record, service = state.known, state.service
+        if record.phase.going_back:
+            return (
+                self._track.move(state, record, "roll back", *reasons, over_foreign=True)
+                if state.foreign
+                else state
+            )
+        back = replace(record, phase=Phase.WITHDRAWING, percent=0, paused="")
+        gone = replace(record, phase=Phase.ROLLED_BACK, percent=0, paused="")
+        if state.mechanism.spec(service, gone) == service.spec and service.predictor == record.stable:
+            # The canary was announced and never made; KServe would take a weight of 0 for an older rollback.
+            return self._end(state, gone, *reasons)
+        promoted = record.phase is Phase.PROMOTING and digest(service.spec) == record.after
+        if promoted and record.mode is Mode.STANDARD:
+            raise NotPossibleNow(
+                "the canary has taken the stable version's place, and the old pods are being removed. Finish "
+                f"with `rollout start {service.name} --resume`, then start a rollout of the model before"
+            )
+        return self._track.move(state, back, "roll back", *reasons, over_foreign=True)
+
+    def _advance(self, state: State) -> bool:
+        """One look at the rollout; whether it was moved on."""
+        record = state.known
+        if self._stage.key != (record.phase, record.percent):
+            self._stage = _Stage((record.phase, record.percent))
+        observed = state.mechanism.observe(state.service, record)
+        if observed.settled and self._stage.settled_at is None:
+            self._stage.settled_at = time.monotonic()
+        elif not observed.settled and self._stage.settled_at is not None:
+            self._stage = _Stage(self._stage.key)
+        if observed.canary_revision and not record.canary_revision:
+            self._track.note(state, replace(record, canary_revision=observed.canary_revision))
+            return True
+        act = self._progress if record.phase is Phase.PROGRESSING else self._finish
+        moved = act(state, observed)
+        self._on_progress(self.snapshot(state))
+        return moved
+
+    def _progress(self, state: State, observed: Observed) -> bool:
+        record, elapsed = state.known, self._stage.elapsed()
+        if observed.failure:
+            self.begin_rollback(state, f"the canary can't start: {observed.failure}")
+        elif elapsed is None:
+            if time.monotonic() - self._stage.began <= record.plan.ready_timeout_s:
+                return False
+            reason = (
+                f"the canary was not ready with {record.percent}% within {record.plan.ready_timeout_s:g} s"
+            )
+            self.begin_rollback(state, reason)
+        else:
+            return self._judge(state, elapsed)
+        return True
+
+    def _judge(self, state: State, elapsed: float) -> bool:
+        record = state.known
+        stable, canary = state.mechanism.revisions(state.service, record)
+        try:
+            verdict = combine([judge.judge(stable, canary, elapsed) for judge in self._judges or ()])
+        except RolloutError as error:
+            self.pause(state, error.message)
+            return True
+        self._stage.verdict = self._verdict = verdict
+        if verdict.decision is Decision.ROLL_BACK:
+            self.begin_rollback(state, *verdict.reasons, *(f"report: {report}" for report in verdict.reports))
+        elif verdict.decision is Decision.PROCEED and (
+            record.percent == 0 or elapsed >= record.plan.interval_s
+        ):
+            following = record.plan.after(record.percent)
+            if following is None:
+                self.begin_promotion(state)
+            else:
+                self.step(state, following)
+        elif verdict.decision is Decision.WAIT and elapsed > record.plan.verdict_timeout_s:
+            self.pause(state, f"no verdict in {elapsed:.0f} s: {'; '.join(verdict.reasons)}")
+        else:
+            return False
+        return True
+
+    def _finish(self, state: State, observed: Observed) -> bool:
+        """Take a promotion or a rollback further once KServe has carried out the present phase."""
+        record, elapsed = state.known, self._stage.elapsed()
+        # At 100% KServe may still be about to take the canary for the stable revision.
+        needed = self._hold_s if record.phase is Phase.WITHDRAWING and record.mode is Mode.KNATIVE else 0.0
+        if elapsed is None or elapsed < needed:
+            if time.monotonic() - self._stage.began > record.plan.ready_timeout_s:
+                raise NotPossibleNow(
+                    f"KServe has not finished {record.phase} within {record.plan.ready_timeout_s:g} s"
+                    f"{': ' + observed.failure if observed.failure else ''}; the spec is set. "
+                    f"Look at the service, then wait on with `rollout start {state.service.name} --resume`"
+                )
+            return False
+        if record.phase is Phase.PROMOTING:
+            self._end(state, replace(record, phase=Phase.PROMOTED))
+            return True
+        following = replace(record, phase=state.mechanism.back(record.phase))
+        if following.phase.active:
+            self._track.move(state, following, "restore")
+        else:
+            self._end(state, following)
+        return True
+
+    def _end(self, state: State, record: Record, *reasons: str) -> State:
+        why = reasons or _reasons(state, record.number)
+        state = self._track.move(state, record, str(record.phase), *reasons, over_foreign=True)
+        promoted = record.phase is Phase.PROMOTED
+        name = "RolloutPromoted" if promoted else "RolloutRolledBack"
+        self._event(state, name, f"{record.model} {record.phase}", *why, warning=not promoted)
+        return state
+
+    def _stop(self, error: ForeignChange) -> None:
+        """Leave a note about a foreign change for whoever looks next; the change itself is left alone."""
+        state = self._track.look()
+        if state.record and state.record.phase.active and not state.record.paused:
+            try:
+                state = self._track.note(state, replace(state.record, paused=error.message), "foreign change")
+            except Superseded:
+                return
+            self._event(state, "RolloutStopped", error.message, warning=True)
+
+    def _event(self, state: State, name: str, text: str, *reasons: str, warning: bool = False) -> None:
+        message = ": ".join(filter(None, (text, "; ".join(reasons))))
+        self._track.cluster.event(state.service, name, message, warning=warning)
+
+    def _result(self, state: State, outcome: Outcome) -> Result:
+        record = state.known
+        reasons = (record.paused,) if outcome is Outcome.PAUSED else _reasons(state, record.number)
+        shown = () if outcome is Outcome.PROMOTED else reasons
+        return Result(outcome, record.model, record.percent, shown, self._verdict)
+
+    def _pause_s(self, record: Record) -> float:
+        if self._poll_s is not None:
+            return self._poll_s
+        return min(5.0, max(0.2, record.plan.interval_s / 10))
+
+
+def _reasons(state: State, number: int) -> tuple[str, ...]:
+    """Why a rollout was rolled back, from the history."""
+    entries = [e for e in read_history(state.service.annotations) if e.number == number and e.reasons]
+    return entries[-1].reasons if entries else ()

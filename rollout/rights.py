@@ -1,0 +1,49 @@
+"""What a rollout does on the cluster, as rights. manifests/rollout/rbac.yaml grants exactly these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rollout.record import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One verb on one kind of object in the service's namespace.
+
+    Attributes:
+        why: what the rollout does with it.
+    """
+
+    verb: str
+    resource: str
+    group: str
+    why: str
+    subresource: str = ""
+
+    def __str__(self) -> str:
+        kind = ".".join(filter(None, (self.resource, self.group)))
+        return f"{self.verb} {kind}" + (f"/{self.subresource}" if self.subresource else "")
+
+
+_SERVING = "serving.kserve.io"
+
+SERVICE = (
+    Right("get", "inferenceservices", _SERVING, "to read the service"),
+    Right("patch", "inferenceservices", _SERVING, "to set the canary and its traffic"),
+    Right("patch", "inferenceservices", _SERVING, "to keep the rollout's state", "status"),
+    Right("create", "events", "", "to say on the service what was done"),
+)
+ROUTES = (Right("get", "httproutes", "gateway.networking.k8s.io", "to see that traffic can be split"),)
+# Asking pods through the API server: their metrics, and prompts for the quality gate.
+PODS = (
+    Right("list", "pods", "", "to find each revision's pods"),
+    Right("get", "pods", "", "to read the pods' metrics", "proxy"),
+    Right("create", "pods", "", "to send the golden prompts", "proxy"),
+)
+ALL = SERVICE + ROUTES + PODS
+
+
+def needed(mode: Mode, *, pods: bool) -> tuple[Right, ...]:
+    """The rights for a rollout in one mode; `pods` says whether judges ask pods directly."""
+    return SERVICE + (ROUTES if mode is Mode.STANDARD else ()) + (PODS if pods else ())

@@ -1,0 +1,145 @@
+"""What rollout tests do with a namespace of the cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster_front import ClusterFront
+from crd_server import CrdServer
+from kserve_stand_in import KServeStandIn, World
+from kubernetes import config
+
+from rollout import Cluster, Plan, Rollout
+from rollout.verdict import Decision, Judge, Revision, Verdict
+
+OLD, NEW = "hf://owner/old", "hf://owner/new"
+NAME = "chat"
+QUICK = Plan(interval_s=0.0, ready_timeout_s=60.0, verdict_timeout_s=60.0)
+COMMAND = (sys.executable, "-m", "predictor.cli", "rollout")
+
+
+class Says:
+    """A judge that gives prepared decisions by the canary's traffic; PROCEED otherwise."""
+
+    def __init__(self, decisions: dict[int, Decision] | None = None) -> None:
+        self.decisions = decisions or {}
+        self.asked: list[tuple[Revision, Revision]] = []
+
+    def judge(self, stable: Revision, canary: Revision, elapsed_s: float) -> Verdict:
+        self.asked.append((stable, canary))
+        decision = self.decisions.get(canary.traffic_percent, Decision.PROCEED)
+        return Verdict(decision, (f"{decision} at {canary.traffic_percent}%",))
+
+
+@dataclass
+class Bench:
+    """One namespace, its cluster, and the InferenceService `chat` in it."""
+
+    namespace: str
+    kubeconfig: Path
+    front: ClusterFront
+    kserve: KServeStandIn
+    server: CrdServer
+
+    @property
+    def path(self) -> str:
+        return f"/apis/serving.kserve.io/v1beta1/namespaces/{self.namespace}/inferenceservices"
+
+    @property
+    def world(self) -> World:
+        """What the stand-in has made of the service."""
+        return self.kserve.world(self.namespace, NAME)
+
+    def create(self, mode: str, **predictor: Any) -> None:
+        """Make the service, with its route, and wait until it is ready."""
+        model = {"modelFormat": {"name": "gguf"}, "protocolVersion": "v2", "storageUri": OLD, "name": ""}
+        service = {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": NAME, "annotations": {"serving.kserve.io/deploymentMode": mode}},
+            "spec": {"predictor": {"minReplicas": 1, "maxReplicas": 3, "model": model, **predictor}},
+        }
+        response = self.server.create(self.path, service)
+        assert response.is_success, response.text
+        if mode == "Standard":
+            self._create_route()
+        self.wait(self._ready)
+
+    def _create_route(self) -> None:
+        route = {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"name": f"{NAME}-predictor"},
+            "spec": {"hostnames": ["chat.example.com"]},
+        }
+        path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{self.namespace}/httproutes"
+        response = self.server.create(path, route)
+        assert response.is_success, response.text
+
+    def _ready(self) -> bool:
+        conditions = (self.get().get("status") or {}).get("conditions") or []
+        return any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
+
+    def get(self) -> dict[str, Any]:
+        """The service, straight from the API server."""
+        return dict(self.server.client.get(f"{self.path}/{NAME}").raise_for_status().json())
+
+    def spec(self) -> dict[str, Any]:
+        return dict(self.get()["spec"])
+
+    def edit(self, change: dict[str, Any], manager: str = "kubectl-edit") -> None:
+        """Change the service as somebody else would."""
+        self.server.client.patch(
+            f"{self.path}/{NAME}",
+            params={"fieldManager": manager},
+            json=change,
+            headers={"content-type": "application/merge-patch+json"},
+        ).raise_for_status()
+
+    def cluster(self) -> Cluster:
+        api = config.new_client_from_config(str(self.kubeconfig))
+        return Cluster(api, self.namespace, retry_s=0.01)
+
+    def rollout(self, judge: Judge | None = None, **options: Any) -> Rollout:
+        judges = [judge] if judge else []
+        return Rollout(NAME, self.cluster(), judges=judges, poll_s=0.02, hold_s=0.1, **options)
+
+    def command(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command as a user would."""
+        environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "COLUMNS": "200"}
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*COMMAND, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run a command to its end: status, output, errors."""
+        process = self.command(*arguments)
+        output, errors = process.communicate(timeout=120)
+        return process.returncode, output, errors
+
+    def percents(self) -> list[int]:
+        """The canary's traffic in the order in which it was set on the service."""
+        found: list[int] = []
+        for seen in self.front.seen:
+            if not seen.writes_service or seen.path.partition("?")[0].endswith("/status"):
+                continue
+            spec = seen.body["spec"]
+            percent = (spec.get("predictor") or {}).get("canaryTrafficPercent")
+            if spec.get("canary"):
+                percent = spec["canary"][0]["trafficPercent"]
+            if percent is not None:
+                found.append(percent)
+        return found
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Until a condition holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.02)
