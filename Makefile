@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-all lint format bench llama-server image-test clean distclean
+.PHONY: help setup serve test test-ray test-all lint format bench llama-server image-test clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ serve: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## serve MODEL (the demo mo
 
 test: setup ## run the tests; ARGS goes to pytest
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest $(ARGS)
+
+test-ray: setup ## run the tests that start Ray
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m ray $(ARGS)
 
 test-all: setup ## run the slow tests too
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m '' $(ARGS)
@@ -72,7 +75,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PINNED) $(BIN)/python scripts/build_llama.py wheel > $(VENV)/llama-wheel
 	@echo "Installing the pinned packages, one to two minutes the first time"
 	@$(PINNED) $(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$(cat $(VENV)/llama-wheel)"
-	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[test,lint,bench]'
+	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[test,lint,bench,ray]'
 	@touch $@
 
 $(DEMO_MODEL): | $(INSTALLED)

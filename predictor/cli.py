@@ -50,13 +50,25 @@ def serve(**options: str | bool | None) -> None:
     Every option can be given by its environment variable as well; the flag wins.
     """
     settings = _settings(**options)
-    from predictor.server import run
-
     try:
-        status = run(settings)
+        status = _run(settings)
     except PredictorError as error:
         _fail(error.message, EXIT_FAILURE)
     raise typer.Exit(status)
+
+
+def _run(settings: Settings) -> int:
+    if settings.platform == "kserve":
+        from predictor.server import run
+
+        return run(settings)
+    try:
+        from runtimes.ray_serve.command import run as run_on_ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise StartupError("--platform ray needs Ray: pip install 'kserve-llamacpp[ray]'") from None
+    return run_on_ray(settings)
 
 
 def _settings(

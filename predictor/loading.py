@@ -58,20 +58,38 @@ class BackgroundLoad:
         Raises:
             EngineFailure: the engine ended by itself, so that the process has to.
         """
-        engine = self._engine.result()
-        while engine.failure is None:
+        while True:
+            self.check()
             await asyncio.sleep(WATCH_SECONDS)
-        raise engine.failure
+
+    def check(self) -> None:
+        """Do nothing while the engine works; it must be loaded.
+
+        Raises:
+            EngineFailure: the engine ended by itself.
+        """
+        failure = self._engine.result().failure
+        if failure is not None:
+            raise failure
 
     def record_start(self) -> None:
-        """Add the start's figures to the metrics, once, when the model has been made available."""
+        """Show this model's metrics in `/metrics`, once, when it has been made available."""
+        from prometheus_client import REGISTRY
+
         from predictor.telemetry.metrics import ModelInfo, register_start
 
         self._times.finish()
         engine = self._engine.result()
-        register_start(
-            ModelInfo(self.name, self._plan.quantisation, engine.context_tokens), self._times.parts
-        )
+        info = ModelInfo(self.name, self._plan.quantisation, engine.context_tokens)
+        register_start(info, self._times.parts, self._metrics)
+        # A registry is a collector, too: so a model's metrics can go with it.
+        REGISTRY.register(self._metrics)
+
+    def withdraw_metrics(self) -> None:
+        """Take this model's metrics out of `/metrics`, for one that takes its place."""
+        from prometheus_client import REGISTRY
+
+        REGISTRY.unregister(self._metrics)
 
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, let the running ones finish, and cut those that take longer.
@@ -107,10 +125,13 @@ class BackgroundLoad:
     def _run(self) -> None:
         try:
             # Imported here, beside the main thread's imports, as it takes a tenth of a second.
+            from prometheus_client import CollectorRegistry
+
             from predictor.telemetry.metrics import EngineMetrics
             from predictor.telemetry.observer import ServingObserver
 
-            metrics = EngineMetrics(self.name)
+            self._metrics = CollectorRegistry()
+            metrics = EngineMetrics(self.name, self._metrics)
             with self._times.measure("load"):
                 engine = Engine(self._plan.engine, ServingObserver(metrics, self._tracer()))
             metrics.read(engine.stats)

@@ -10,7 +10,7 @@ from predictor.deferred_imports import import_kserve
 from predictor.loading import BackgroundLoad
 from predictor.logs import add_request_fields, configure_logging
 from predictor.settings import Settings
-from predictor.startup import plan_startup
+from predictor.startup import check_ports, plan_startup
 from predictor.telemetry.startup_times import StartupTimes
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ def run(settings: Settings) -> int:
     times = StartupTimes()
     configure_logging(settings)
     with times.measure("prepare"):
+        check_ports(settings)
         plan = plan_startup(settings)
     # kserve takes longer to import than a small model to load, so both happen at once.
     load = BackgroundLoad(plan, times)
@@ -48,36 +49,15 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
         from kserve.model_server import app
         from kserve.model_server import args as kserve_args
 
-        from predictor.api.errors import install_error_handlers
-        from predictor.api.generate import generate_router
-        from predictor.api.middleware import current_path, current_request_id, install_middleware
-        from predictor.api.openai import openai_router
-        from predictor.api.predict import predict_router
-        from predictor.api.repository import closed_repository_router
+        from predictor.api.middleware import current_path, current_request_id
+        from predictor.http_application import mount_protocols
         from predictor.lifecycle import DrainingModelServer
-        from predictor.model import LlamaCppModel
         from predictor.served_models import ServedModels
 
     add_request_fields(request_id=current_request_id, path=current_path)
     kserve_args.grpc_max_receive_message_length = settings.max_body_bytes
     models = ServedModels([load.name])
-    install_error_handlers(app)
-    for prefix in ("/v1", "/openai/v1"):
-        app.include_router(openai_router(models), prefix=prefix)
-    for router in (generate_router(models), predict_router(models), closed_repository_router()):
-        app.include_router(router)
-    if settings.ui:
-        from predictor.api.chat_page import install_page
-
-        install_page(app)
-    install_middleware(app, max_body_bytes=settings.max_body_bytes)
-    model = LlamaCppModel(load.name, models)
-    if settings.otlp_traces_endpoint is not None:
-        from predictor.telemetry.tracing import TraceContext
-        from predictor.traced_model import TracedModel
-
-        app.add_middleware(TraceContext)
-        model = TracedModel(load.name, models)
+    model = mount_protocols(app, models, load.name, settings)
 
     async def publish_and_watch() -> None:
         models.publish(load.name, await load.wait())

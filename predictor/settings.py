@@ -37,6 +37,7 @@ NETWORK = "Network"
 BATCHING = "Context and batching"
 COMPUTE = "Threads, memory and GPU"
 LOGGING = "Logs and traces"
+RAY = "Ray Serve"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
@@ -212,8 +213,57 @@ class Settings(BaseSettings):
         Shown(LOGGING, "URL", "no traces"),
     ] = None
 
+    platform: Annotated[
+        Literal["kserve", "ray"],
+        Field(description="What serves the model: kserve's model server, or Ray Serve."),
+        Shown(RAY, "kserve|ray"),
+    ] = "kserve"
+    replicas: Annotated[
+        Count, Field(description="Replicas of the model, each with its own threads."), Shown(RAY, "replicas")
+    ] = 1
+    min_replicas: Annotated[
+        int | None,
+        Field(ge=0, description="Replicas that stay when there is little to do, with autoscaling."),
+        Shown(RAY, "replicas", "as many as without autoscaling"),
+    ] = None
+    max_replicas: Annotated[
+        Count | None,
+        Field(description="Autoscaling: the most replicas there may be when all sequences are busy."),
+        Shown(RAY, "replicas", "no autoscaling"),
+    ] = None
+    replica_gpus: Annotated[
+        float, Field(ge=0, description="GPUs that Ray gives each replica."), Shown(RAY, "GPUs")
+    ] = 0
+    routing: Annotated[
+        Literal["prefix", "load"],
+        Field(
+            description="Which replica gets a request: the one that knows the beginning of its prompt unless "
+            "it is overloaded, or always the less busy one of two."
+        ),
+        Shown(RAY, "prefix|load"),
+    ] = "prefix"
+    canary_model: Annotated[
+        str | None,
+        Field(min_length=1, description="A second model that gets a part of the requests, as for MODEL."),
+        Shown(RAY, "reference", "none"),
+    ] = None
+    canary_percent: Annotated[
+        int, Field(ge=0, le=100, description="Share of the requests that it gets."), Shown(RAY, "percent")
+    ] = 0
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        for field in _RAY_ONLY:
+            if self.platform != "ray" and getattr(self, field) != type(self).model_fields[field].default:
+                raise ValueError(f"{flag(field)} needs {flag('platform')} ray")
+        if self.max_replicas is None and self.min_replicas is not None:
+            raise ValueError(f"{flag('min_replicas')} needs {flag('max_replicas')}")
+        if self.max_replicas is not None and self.max_replicas < (
+            self.replicas if self.min_replicas is None else self.min_replicas
+        ):
+            raise ValueError(f"{flag('max_replicas')} is less than the replicas that always stay")
+        if self.canary_percent and self.canary_model is None:
+            raise ValueError(f"{flag('canary_percent')} needs {flag('canary_model')}")
         if self.enable_grpc and self.http_port == self.grpc_port:
             raise ValueError(
                 f"{flag('http_port')} and {flag('grpc_port')} are both {self.http_port}: "
@@ -230,6 +280,12 @@ class Settings(BaseSettings):
                 f"leave {flag('flash_attention')} at auto or on"
             )
         return self
+
+
+_RAY_ONLY = (
+    *("replicas", "min_replicas", "max_replicas", "replica_gpus", "routing"),
+    *("canary_model", "canary_percent"),
+)
 
 
 def flag(field: str) -> str:

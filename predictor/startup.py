@@ -46,7 +46,6 @@ def plan_startup(settings: Settings) -> StartupPlan:
     Raises:
         StartupError: something is wrong; the message says what to do.
     """
-    _check_ports(settings)
     _check_traces(settings)
     path = resolve_model(settings.model, model_file=settings.model_file)
     parts = read_parts(path)
@@ -106,8 +105,14 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
     )
 
 
-def _check_ports(settings: Settings) -> None:
-    """gRPC would share a port that is in use without a word, and uvicorn finds out after the load."""
+def check_ports(settings: Settings) -> None:
+    """Make sure that the ports are free.
+
+    gRPC would share a port that is in use without a word, and uvicorn finds out after the load.
+
+    Raises:
+        StartupError: one is in use.
+    """
     fields = ["http_port", "grpc_port"] if settings.enable_grpc else ["http_port"]
     for field in fields:
         port = getattr(settings, field)

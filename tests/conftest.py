@@ -26,16 +26,27 @@ def model_path() -> Path:
     return Path(path)
 
 
+@pytest.fixture(scope="session", params=["kserve", pytest.param("ray", marks=pytest.mark.ray)])
+def platform(request: pytest.FixtureRequest) -> str:
+    """Every test of a server runs on both platforms."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="session")
-def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(platform: str, model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server on the demo model for all protocol tests."""
-    with running_server(model_path, tmp_path_factory.mktemp("server") / "log") as server:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running_server(model_path, log, "--platform", platform) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def _narrow_server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(model_path, tmp_path_factory.mktemp("narrow") / "log", *NARROW) as server:
+def _narrow_server(
+    platform: str, model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("narrow") / "log"
+    with running_server(model_path, log, "--platform", platform, *NARROW) as server:
         yield server
 
 

@@ -72,7 +72,7 @@ def running_server(model: Path, log: Path, *options: str, context_tokens: int = 
         yield server
 
 
-def wait_until_ready(server: Server, seconds: float = 60) -> None:
+def wait_until_ready(server: Server, seconds: float = 180) -> None:
     """Poll as a readiness probe does."""
     deadline = time.monotonic() + seconds
     while True:

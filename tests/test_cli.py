@@ -95,12 +95,23 @@ VALUES = {
     "log_level": "error",
     "log_format": "json",
     "otlp_traces_endpoint": "http://collector:4318/v1/traces",
+    "platform": "ray",
+    "routing": "load",
+}
+# What else an option needs, by field.
+COMPANIONS = {
+    **{key: {"platform": "ray"} for key in ("replicas", "replica_gpus", "routing", "canary_model")},
+    **{key: {"platform": "ray", "max_replicas": "77"} for key in ("min_replicas", "max_replicas")},
+    "canary_percent": {"platform": "ray", "canary_model": "m"},
 }
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_flag_equals_its_variable(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = VALUES.get(field, "77")
+    for companion, its_value in COMPANIONS.get(field, {}).items():
+        if companion != field:
+            monkeypatch.setenv(env_var(companion), its_value)
     if Settings.model_fields[field].annotation is bool:
         by_flag = settings_from("m", flag(field) if value == "true" else f"--no-{flag(field)[2:]}")
     else:

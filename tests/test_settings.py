@@ -126,3 +126,19 @@ def test_a_template_file_is_a_path(tmp_path: Path) -> None:
     file = tmp_path / "chat.jinja"
     file.write_text("{{ messages }}")
     assert Settings(model="m", chat_template=str(file)).chat_template == file
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"replicas": 2}, "--replicas needs --platform ray"),
+        ({"canary_model": "m"}, "--canary-model needs --platform ray"),
+        ({"platform": "ray", "min_replicas": 0}, "--min-replicas needs --max-replicas"),
+        ({"platform": "ray", "replicas": 3, "max_replicas": 2}, "--max-replicas is less"),
+        ({"platform": "ray", "min_replicas": 3, "max_replicas": 2}, "--max-replicas is less"),
+        ({"platform": "ray", "canary_percent": 10}, "--canary-percent needs --canary-model"),
+    ],
+)
+def test_options_of_ray_serve_that_contradict_each_other(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings(model="m.gguf", **options)

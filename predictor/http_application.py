@@ -1,0 +1,53 @@
+"""Puts every protocol onto kserve's FastAPI application, the same for each way to run the predictor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from predictor.api.errors import install_error_handlers
+from predictor.api.generate import generate_router
+from predictor.api.middleware import install_middleware
+from predictor.api.openai import openai_router
+from predictor.api.predict import predict_router
+from predictor.api.repository import closed_repository_router
+from predictor.served_models import ServedModels
+from predictor.settings import Settings
+
+if TYPE_CHECKING:
+    from predictor.model import LlamaCppModel
+
+
+def mount_protocols(app: FastAPI, models: ServedModels, name: str, settings: Settings) -> LlamaCppModel:
+    """Add our routes and middleware to kserve's application.
+
+    Args:
+        app: `kserve.model_server.app`, before kserve has added its own routes: the first added win.
+        models: what is served.
+        name: of the model to make.
+        settings: which routes there are, and their limits.
+
+    Returns:
+        What kserve's V1 and V2 routes call.
+    """
+    # kserve reads the command line when it is imported, so the caller decides when that is.
+    from predictor.model import LlamaCppModel
+
+    install_error_handlers(app)
+    for prefix in ("/v1", "/openai/v1"):
+        app.include_router(openai_router(models), prefix=prefix)
+    for router in (generate_router(models), predict_router(models), closed_repository_router()):
+        app.include_router(router)
+    if settings.ui:
+        from predictor.api.chat_page import install_page
+
+        install_page(app)
+    install_middleware(app, max_body_bytes=settings.max_body_bytes)
+    if settings.otlp_traces_endpoint is None:
+        return LlamaCppModel(name, models)
+    from predictor.telemetry.tracing import TraceContext
+    from predictor.traced_model import TracedModel
+
+    app.add_middleware(TraceContext)
+    return TracedModel(name, models)

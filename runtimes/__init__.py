@@ -1,0 +1,1 @@
+"""How the predictor is run: on KServe by manifests, on Ray Serve by an application."""

@@ -1,0 +1,114 @@
+"""Which deployments the application has, and how Ray is to run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+
+from predictor.cgroup import default_threads
+from predictor.errors import StartupError
+from predictor.settings import Settings, flag
+from runtimes.ray_serve.gateway import Gateway
+from runtimes.ray_serve.replica import EngineReplica
+
+STABLE = "engine"
+CANARY = "engine-canary"
+GATEWAY = "gateway"
+
+# Beside the requests that the engine runs or queues, so that it can refuse one and answer health checks.
+SPARE_REQUESTS = 16
+# From the last answer to the end of the process.
+CLOSE_SECONDS = 5
+PREFIX_ROUTER = "runtimes.ray_serve.router:PrefixRouter"
+
+
+def build(settings: Settings) -> serve.Application:
+    """The application: a gateway before the replicas of one model, or of two.
+
+    Raises:
+        StartupError: the model's name can't be known before it is loaded.
+    """
+    name = model_name(settings)
+    options = {
+        **settings.model_dump(mode="json", exclude_none=True),
+        "model_name": name,
+        "threads": replica_threads(settings),
+    }
+    engines = {"stable": _engine(STABLE, settings, options, settings.model)}
+    if settings.canary_model is not None:
+        engines["canary"] = _engine(CANARY, settings, options, settings.canary_model)
+    gateway = serve.deployment(
+        name=GATEWAY,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=100_000,  # The replicas limit what is taken.
+        user_config={"canary_percent": settings.canary_percent},
+        graceful_shutdown_timeout_s=settings.grace_period_seconds + CLOSE_SECONDS,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return gateway(Gateway).bind(engines, settings.max_body_bytes)
+
+
+def model_name(settings: Settings) -> str:
+    """The model's name in requests.
+
+    Every deployment answers to it, whatever model it holds later, so it must be known without loading one.
+
+    Raises:
+        StartupError: the settings don't tell it.
+    """
+    if settings.model_name is not None:
+        return settings.model_name
+    if "://" in settings.model or not settings.model.endswith(".gguf"):
+        raise StartupError(f"{settings.model} doesn't tell the model's name: give {flag('model_name')}")
+    return Path(settings.model).stem
+
+
+def replica_threads(settings: Settings) -> int:
+    """CPU threads of each replica: what was asked for, else its part of this machine's."""
+    return settings.threads or max(1, default_threads() // most_replicas(settings))
+
+
+def most_replicas(settings: Settings) -> int:
+    """Replicas of all models together when all are busy."""
+    models = 1 if settings.canary_model is None else 2
+    return models * (settings.max_replicas or settings.replicas)
+
+
+def _engine(deployment: str, settings: Settings, options: dict[str, Any], model: str) -> serve.Application:
+    places = settings.max_sequences + settings.max_queue + SPARE_REQUESTS
+    scaling: dict[str, Any] = {"num_replicas": settings.replicas}
+    if settings.max_replicas is not None:
+        scaling = {"num_replicas": "auto", "autoscaling_config": _autoscaling(settings)}
+    if settings.routing == "prefix":
+        scaling["request_router_config"] = {
+            "request_router_class": PREFIX_ROUTER,
+            "request_router_kwargs": {"most_ahead": max(1, settings.max_sequences // 2)},
+        }
+    engine = serve.deployment(
+        name=deployment,
+        ray_actor_options={"num_cpus": options["threads"], "num_gpus": settings.replica_gpus},
+        max_ongoing_requests=places,
+        max_queued_requests=places,
+        user_config={"model": model},
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=settings.grace_period_seconds + CLOSE_SECONDS,
+        graceful_shutdown_wait_loop_s=0.2,
+        **scaling,
+    )
+    return engine(EngineReplica).bind(options)
+
+
+def _autoscaling(settings: Settings) -> AutoscalingConfig:
+    least = settings.replicas if settings.min_replicas is None else settings.min_replicas
+    return AutoscalingConfig(
+        min_replicas=least,
+        initial_replicas=max(least, min(settings.replicas, settings.max_replicas or 1)),
+        max_replicas=settings.max_replicas or 1,
+        target_ongoing_requests=settings.max_sequences,
+        upscale_delay_s=5,
+        downscale_delay_s=300,
+    )

@@ -1,0 +1,159 @@
+"""The ingress: takes HTTP and gRPC from Ray Serve's proxy and hands each request to a replica of a model.
+
+It stands between the proxy and the replicas for what the proxy can't do: choose a replica by what is in the
+body, divide requests between two models, and say what happened when a replica dies.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+
+from predictor.api.errors import error_response, grpc_error, kserve_error, openai_error
+from predictor.api.middleware import install_middleware
+from predictor.api.streaming import sse
+from predictor.errors import NotReady, PredictorError, QueueFull, Unavailable
+from runtimes.ray_serve.asgi_call import SCOPE_KEYS
+from runtimes.ray_serve.grpc_service import GrpcAnswer
+from runtimes.ray_serve.prefix import prefix_keys
+from runtimes.ray_serve.traffic import TrafficSplit
+
+logger = logging.getLogger(__name__)
+
+FAILURES = (PredictorError, RayError, BackPressureError, DeploymentUnavailableError)
+"""What a call to a replica can end with, other than an answer."""
+
+
+def _grpc_method(name: str) -> Callable[..., Awaitable[GrpcAnswer]]:
+    async def method(self: Gateway, request: bytes, grpc_context: Any) -> GrpcAnswer:
+        return await self.call(name, request, grpc_context)
+
+    return method
+
+
+@serve.ingress()
+class Gateway:
+    """Forwards requests.
+
+    Args:
+        engines: handle of the stable model's deployment, and of the canary's where there is one.
+        max_body_bytes: largest request body accepted.
+    """
+
+    def __init__(self, engines: Mapping[str, DeploymentHandle[Any]], max_body_bytes: int) -> None:
+        self._engines = dict(engines)
+        self._max_body_bytes = max_body_bytes
+        self._split = TrafficSplit(0)
+
+    def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Take over a new share of the canary: `{"canary_percent": 0 to 100}`."""
+        self._split = TrafficSplit(config["canary_percent"] if "canary" in self._engines else 0)
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        app = Starlette()
+        app.router.default = self._forward
+        install_middleware(app, max_body_bytes=self._max_body_bytes)
+        return app
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
+        sent = _Sent(send)
+        try:
+            async for messages in self._answer(scope, body):
+                for message in messages:
+                    await sent(message)
+        except FAILURES as error:
+            if sent.is_complete:
+                return
+            known = explained(error)
+            logger.warning("%s %s: %s", scope["method"], scope["path"], known)
+            await sent.end_with(known, scope, receive)
+
+    async def _answer(self, scope: Scope, body: bytes) -> AsyncIterator[list[Message]]:
+        portable = {key: scope[key] for key in SCOPE_KEYS if key in scope}
+        handle = self._next_engine().options(stream=True)
+        stream: Any = handle.respond.remote(portable, body, prefix=prefix_keys(body))
+        done = False
+        try:
+            async for messages in stream:
+                yield messages
+            done = True
+        finally:
+            if not done:
+                stream.cancel()
+
+    def _next_engine(self) -> DeploymentHandle[Any]:
+        return self._engines["canary" if self._split.next_is_canary() else "stable"]
+
+    async def call(self, method: str, request: bytes, context: Any) -> GrpcAnswer:
+        """Forward one gRPC call; which replica gets it is decided by load alone."""
+        call: Any = self._next_engine().infer.remote(method, request, context.invocation_metadata())
+        try:
+            answer: GrpcAnswer = await call
+        except FAILURES as error:
+            known = grpc_error(explained(error))
+            answer = GrpcAnswer(b"", known.status_code.name, known.details)
+        finally:
+            call.cancel()  # Without effect on one that has ended.
+        if answer.code != "OK":
+            context.set_code(grpc.StatusCode[answer.code])
+            context.set_details(answer.details)
+        return answer
+
+    # Ray Serve calls the method that is named as the gRPC method.
+    ServerLive = _grpc_method("ServerLive")
+    ServerReady = _grpc_method("ServerReady")
+    ServerMetadata = _grpc_method("ServerMetadata")
+    ModelReady = _grpc_method("ModelReady")
+    ModelMetadata = _grpc_method("ModelMetadata")
+    ModelInfer = _grpc_method("ModelInfer")
+    RepositoryModelLoad = _grpc_method("RepositoryModelLoad")
+    RepositoryModelUnload = _grpc_method("RepositoryModelUnload")
+
+
+class _Sent:
+    """Passes an answer on and knows how far it has come."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streams_events: bool | None = None  # None: nothing was sent
+        self.is_complete = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = dict(message["headers"])
+            self._streams_events = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        elif not message.get("more_body", False):
+            self.is_complete = True
+        await self._send(message)
+
+    async def end_with(self, error: PredictorError, scope: Scope, receive: Receive) -> None:
+        """Say in the route's own form what cut the answer short."""
+        if self._streams_events is None:
+            await error_response(error, scope["path"])(scope, receive, self._send)
+            return
+        if not self._streams_events:
+            raise error  # The status is out; the proxy closes the connection.
+        form = kserve_error if scope["path"].startswith("/v2/") else openai_error
+        await self._send({"type": "http.response.body", "body": sse(form(error)), "more_body": False})
+
+
+def explained(error: Exception) -> PredictorError:
+    """A failure of Ray's as the client should see it."""
+    if isinstance(error, PredictorError):
+        return error
+    if isinstance(error, BackPressureError):
+        return QueueFull("all replicas are busy and the queue is full; try again later")
+    if isinstance(error, DeploymentUnavailableError):
+        return NotReady("no replica of the model could be started; its log says why", retry_after=30)
+    return Unavailable("the replica that ran this request has ended; send the request again")

@@ -1,0 +1,51 @@
+"""kserve's application and gRPC service without kserve's servers: Ray Serve owns the ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from predictor.deferred_imports import import_kserve
+from predictor.served_models import ServedModels
+from predictor.settings import Settings
+
+
+class KServeApplication:
+    """The same routes, data plane and gRPC service as under `kserve.ModelServer`; one for each process.
+
+    Args:
+        settings: with `model_name`.
+
+    Attributes:
+        app: the ASGI application.
+        grpc: the Open Inference Protocol's calls.
+        models: published once they are loaded.
+        log_fields: for `add_request_fields`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        import_kserve()
+        from kserve import ModelRepository
+        from kserve.model_server import app
+        from kserve.protocol.rest.server import RESTServer
+
+        from predictor.api.middleware import current_path, current_request_id
+        from predictor.dataplane import ServingDataPlane
+        from predictor.http_application import mount_protocols
+        from predictor.lifecycle import ClosedRepository
+        from runtimes.ray_serve.open_inference import OpenInferenceService
+
+        assert settings.model_name is not None
+        self.models = ServedModels([settings.model_name])
+        model = mount_protocols(app, self.models, settings.model_name, settings)
+        repository = ModelRepository()
+        repository.update(model)
+        data_plane = ServingDataPlane(repository, self.models)
+        closed = ClosedRepository(repository)
+        # Adds kserve's routes to its application; the server itself is never started.
+        RESTServer("kserve.model_server:app", data_plane, closed, http_port=0).create_application()
+        self.app = app
+        self.grpc = OpenInferenceService(data_plane, closed)
+        self.log_fields: Mapping[str, Callable[[], str | None]] = {
+            "request_id": current_request_id,
+            "path": current_path,
+        }

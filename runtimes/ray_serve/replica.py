@@ -1,0 +1,156 @@
+"""A replica: one engine behind kserve's application, driven by calls from the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.types import Message, Scope
+
+from predictor.errors import NotReady, StartupError
+from predictor.loading import BackgroundLoad
+from predictor.logs import add_request_fields, configure_logging
+from predictor.settings import Settings, explain
+from predictor.startup import plan_startup
+from predictor.telemetry.startup_times import StartupTimes
+from runtimes.ray_serve.asgi_call import AsgiCall
+from runtimes.ray_serve.grpc_service import GrpcAnswer
+from runtimes.ray_serve.kserve_application import KServeApplication
+
+logger = logging.getLogger(__name__)
+
+SWITCHABLE = {"model", "model_file", "chat_template"}
+"""What `user_config` may hold: the settings that a running replica takes over without a restart."""
+
+
+class _Generation:
+    """A loaded model and the requests that began with it."""
+
+    def __init__(self, load: BackgroundLoad) -> None:
+        self.load = load
+        self._requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        self._requests += 1
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._requests -= 1
+        if not self._requests:
+            self._idle.set()
+
+    async def end(self, seconds: float) -> None:
+        """Free the model as soon as its requests are done, after so many seconds in any case."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            logger.warning("the last requests of the old model took over %g s and are cut", seconds)
+        await self.load.drain(0)
+        await asyncio.to_thread(self.load.close)
+
+
+class EngineReplica:
+    """Serves one model. Ray Serve calls `reconfigure` with the first model and again with every other.
+
+    Args:
+        options: the settings, by field name, with `model_name` and `threads`.
+
+    Raises:
+        StartupError: a setting is wrong.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = dict(options)
+        self._settings = Settings(**self._options)
+        configure_logging(self._settings)
+        # kserve reads the command line when it is imported, and a Ray worker's says nothing to it.
+        sys.argv = sys.argv[:1]
+        self._application = KServeApplication(self._settings)
+        add_request_fields(**self._application.log_fields)
+        self._current: _Generation | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._switch = asyncio.Lock()
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Load the model that `config` names and let it take over; requests under way keep the old one.
+
+        Raises:
+            StartupError: the model can't be used; the old one goes on.
+        """
+        if unknown := sorted(config.keys() - SWITCHABLE):
+            raise StartupError(f"user_config: unknown {unknown[0]!r}; known: {', '.join(sorted(SWITCHABLE))}")
+        async with self._switch:
+            load = await self._load(config)
+            old, self._current = self._current, _Generation(load)
+            if old is not None:
+                old.load.withdraw_metrics()
+                ending = asyncio.create_task(old.end(self._settings.grace_period_seconds))
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+            load.record_start()
+        logger.info("serving %s as %r", config.get("model", self._settings.model), load.name)
+
+    async def _load(self, config: Mapping[str, Any]) -> BackgroundLoad:
+        try:
+            settings = Settings(**{**self._options, **config})
+        except ValidationError as error:
+            raise StartupError(explain(error)) from None
+        plan = await asyncio.to_thread(plan_startup, settings)
+        load = BackgroundLoad(plan, StartupTimes())
+        self._application.models.publish(load.name, await load.wait())
+        return load
+
+    def check_health(self) -> None:
+        """Ray replaces a replica whose check fails.
+
+        Raises:
+            EngineFailure: llama.cpp failed.
+        """
+        if self._current is not None:
+            self._current.load.check()
+
+    async def respond(self, scope: Scope, body: bytes, **_: Any) -> AsyncIterator[list[Message]]:
+        """Answer one HTTP request.
+
+        Args:
+            scope: ASGI's, of the gateway.
+            body: the whole request body.
+
+        Yields:
+            ASGI messages to send, as many as there are at the moment.
+        """
+        with self._generation():
+            async with AsgiCall(self._application.app, scope, body) as call:
+                async for messages in call:
+                    yield messages
+
+    async def infer(
+        self, method: str, request: bytes, metadata: list[tuple[str, str]], **_: Any
+    ) -> GrpcAnswer:
+        """Answer one call of the Open Inference Protocol.
+
+        Args:
+            method: such as `ModelInfer`.
+            request: the message, serialized.
+            metadata: of the call.
+        """
+        with self._generation():
+            return await self._application.grpc.call(method, request, metadata)
+
+    def _generation(self) -> _Generation:
+        if self._current is None:
+            raise NotReady("the replica has no model yet")
+        return self._current
+
+    async def __del__(self) -> None:
+        """Ray calls this once the last request is done, or its time is over."""
+        self._application.models.withdraw_all("is shutting down")
+        if self._current is not None:
+            await self._current.end(1)
+        await asyncio.gather(*self._ending, return_exceptions=True)
