@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
+from predictor.client.commands import bench, chat
 from predictor.errors import PredictorError, StartupError
 from predictor.settings import Settings, env_var, explain, flag, shown
 
@@ -130,6 +131,9 @@ def _with_parameters(function: Any, parameters: list[Parameter]) -> Any:
 
 
 app.command(context_settings=_EITHER_SPELLING)(_with_parameters(serve, _serve_parameters()))
+
+app.command()(chat)
+app.command()(bench)
 
 models = typer.Typer(help="Look at model files.", no_args_is_help=True)
 app.add_typer(models, name="models")

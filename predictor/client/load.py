@@ -1,4 +1,4 @@
-"""A load generator for OpenAI's streaming completion routes.
+"""A load generator for OpenAI's completion routes.
 
 It shares the machine's cores with the server it measures, so it must be cheap: aiohttp took 55 to 75
 microseconds of CPU a chunk here, httpx 190 to 200, hand-written asyncio streams 50 to 60. While a load runs,
@@ -8,9 +8,10 @@ chunks are only stamped with their time; they are parsed after the last one.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,7 @@ class Stream:
         started: when, on the clock of `time.perf_counter`.
         ended: when the response ended; 0 before.
         lines: every event line with its arrival time.
+        whole: the answer of a call that wasn't to be streamed.
         error: what went wrong, None where nothing did.
         cancelled: the client left before the end, on purpose.
     """
@@ -69,6 +71,7 @@ class Stream:
     started: float = 0.0
     ended: float = 0.0
     lines: list[tuple[float, bytes]] = field(default_factory=list)
+    whole: bytes = b""
     error: str | None = None
     cancelled: bool = False
 
@@ -84,8 +87,10 @@ class Stream:
                 error = error or f"error event: {event['error']}"
             if any(_text(choice) for choice in event.get("choices", ())):
                 times.append(arrived - self.started)
+        if self.whole:
+            usage = orjson.loads(self.whole).get("usage") or {}
         if not usage and not self.cancelled:
-            error = error or "the stream ended without usage"
+            error = error or "the answer came without usage"
         return RequestRecord(
             started=self.started,
             token_times=tuple(times),
@@ -107,14 +112,24 @@ class LoadGenerator:
 
     Args:
         base_url: the server's address, such as "http://127.0.0.1:8080".
+        headers: sent with every request.
+        on_end: called with each request that has ended, while others run: keep it cheap.
     """
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str] | None = None,
+        on_end: Callable[[Stream], None] | None = None,
+    ) -> None:
         self._base_url = base_url
+        self._headers = dict(headers or {})
+        self._on_end = on_end
 
     async def __aenter__(self) -> LoadGenerator:
         self._session = aiohttp.ClientSession(
             self._base_url,
+            headers=self._headers,
             # One connection a request: llama-server closes idle ones, and a call sent then would fail.
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=RESPONSE_TIMEOUT_SECONDS),
@@ -127,7 +142,7 @@ class LoadGenerator:
     async def stream(
         self, call: Call, stream: Stream | None = None, on_line: Callable[[], None] | None = None
     ) -> Stream:
-        """Send one call and read its events to the end; errors are recorded, not raised.
+        """Send one call and read its answer to the end; errors are recorded, not raised.
 
         Args:
             call: what to send.
@@ -140,8 +155,10 @@ class LoadGenerator:
             async with self._session.post(call.path, json=dict(call.body)) as response:
                 if response.status != 200:
                     stream.error = f"HTTP {response.status}: {(await response.text())[:300]}"
-                else:
+                elif call.body.get("stream"):
                     await _read_events(response, stream, on_line)
+                else:
+                    stream.whole = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             stream.error = f"{type(error).__name__}: {error}"
         except asyncio.CancelledError:
@@ -149,43 +166,59 @@ class LoadGenerator:
             raise
         finally:
             stream.ended = time.perf_counter()
+        if self._on_end:
+            self._on_end(stream)
         return stream
 
-    async def closed_loop(self, calls: Sequence[Call], clients: int) -> LoadResult:
-        """Each client sends its next call as soon as its last one has ended, until all calls are sent."""
-        streams = [Stream(call) for call in calls]
-        waiting = iter(streams)
+    async def closed_loop(self, calls: Iterable[Call], clients: int, seconds: float = math.inf) -> LoadResult:
+        """Each client sends its next call as soon as its last one has ended.
+
+        Args:
+            calls: sent in this order, until all are sent.
+            clients: requests under way at once.
+            seconds: after this, nothing more is sent; what is under way still ends.
+        """
+        streams: list[Stream] = []
+        waiting = iter(calls)
+        deadline = time.perf_counter() + seconds
 
         async def client() -> None:
-            for stream in waiting:
-                await self.stream(stream.call, stream)
+            while time.perf_counter() < deadline and (call := next(waiting, None)) is not None:
+                streams.append(Stream(call))
+                await self.stream(call, streams[-1])
 
-        return await self._measured(streams, [client() for _ in range(clients)])
+        return await self._measured(streams, asyncio.gather(*(client() for _ in range(clients))))
 
-    async def open_loop(self, calls: Sequence[Call], requests_per_second: float, seed: int) -> LoadResult:
+    async def open_loop(
+        self, calls: Iterable[Call], requests_per_second: float, seed: int, seconds: float = math.inf
+    ) -> LoadResult:
         """Calls arrive as a Poisson process, however long earlier ones take.
 
         Args:
-            calls: sent in this order.
+            calls: sent in this order, until all are sent.
             requests_per_second: mean arrival rate.
             seed: of the arrival times, so that two servers see the same ones.
+            seconds: after this, nothing more is sent; what is under way still ends.
         """
         randomness = random.Random(seed)  # noqa: S311
-        streams = [Stream(call) for call in calls]
-        arrival = 0.0
-        arrivals = []
-        for stream in streams:
-            arrivals.append(self._later(arrival, stream))
-            arrival += randomness.expovariate(requests_per_second)
-        return await self._measured(streams, arrivals)
+        streams: list[Stream] = []
 
-    async def _later(self, delay: float, stream: Stream) -> None:
-        await asyncio.sleep(delay)
-        await self.stream(stream.call, stream)
+        async def send() -> None:
+            begin, arrival = time.perf_counter(), 0.0
+            async with asyncio.TaskGroup() as under_way:
+                for call in calls:
+                    if arrival >= seconds:
+                        break
+                    await asyncio.sleep(begin + arrival - time.perf_counter())
+                    streams.append(Stream(call))
+                    under_way.create_task(self.stream(call, streams[-1]))
+                    arrival += randomness.expovariate(requests_per_second)
 
-    async def _measured(self, streams: Sequence[Stream], work: Sequence[Any]) -> LoadResult:
+        return await self._measured(streams, send())
+
+    async def _measured(self, streams: Sequence[Stream], work: Awaitable[Any]) -> LoadResult:
         cpu = time.process_time()
-        await asyncio.gather(*work)
+        await work
         cpu = time.process_time() - cpu
         return LoadResult(tuple(stream.record() for stream in streams), cpu)
 

@@ -42,6 +42,16 @@ class RequestRecord:
         """Seconds between consecutive chunks with text."""
         return tuple(b - a for a, b in pairwise(self.token_times))
 
+    @property
+    def seconds_per_token(self) -> float | None:
+        """Mean seconds between two tokens after the first; None where there are less than two.
+
+        vLLM's benchmark calls it the time per output token, aiperf the inter-token latency.
+        """
+        if self.completion_tokens < 2 or not self.token_times:
+            return None
+        return (self.token_times[-1] - self.token_times[0]) / (self.completion_tokens - 1)
+
     def latencies_during(self, start: float, end: float) -> tuple[float, ...]:
         """Inter-token latencies that overlap the time from `start` to `end` on the clock of `started`."""
         times = [self.started + time for time in self.token_times]

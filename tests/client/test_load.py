@@ -1,99 +1,21 @@
-"""The load generator against a fake of an OpenAI server that speaks real HTTP with known delays."""
+"""The load generator against a server with known delays."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
+from fake_openai import BETWEEN_SECONDS, FIRST_TOKEN_SECONDS, FakeServer
 
-from predictor.client.load import LoadGenerator, Stream, chat, completion
+from predictor.client.load import Call, LoadGenerator, Stream, chat, completion
 from predictor.client.records import percentile
 
-FIRST_TOKEN_SECONDS = 0.15
-BETWEEN_SECONDS = 0.05
 # A busy machine delays timers; a wrong clock or a wrong event would be off by more than this.
 SLACK_SECONDS = 0.1
-
-
-@dataclass
-class FakeServer:
-    """A fake: it generates nothing. It waits FIRST_TOKEN_SECONDS, then sends a chunk each BETWEEN_SECONDS.
-
-    Its usage counts two tokens for every chunk, as a server does that sends several at once.
-    """
-
-    url: str = ""
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    running: int = 0
-    most_running: int = 0
-    left_early: int = 0
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        if body["model"] == "unknown":
-            return web.json_response({"error": {"message": "no such model"}}, status=404)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        try:
-            await self._generate(response, body)
-        except (ConnectionResetError, asyncio.CancelledError):
-            self.left_early += 1
-            raise
-        finally:
-            self.running -= 1
-        return response
-
-    async def _generate(self, response: web.StreamResponse, body: dict[str, Any]) -> None:
-        is_chat = "messages" in body
-        if is_chat:
-            await send(response, {"choices": [{"delta": {"role": "assistant", "content": ""}}]})
-        await asyncio.sleep(FIRST_TOKEN_SECONDS)
-        for index in range(body["max_tokens"] // 2):
-            if index:
-                await asyncio.sleep(BETWEEN_SECONDS)
-            if body["model"] == "breaks" and index == 1:
-                await send(response, {"error": {"message": "out of memory"}})
-                return
-            choice = {"delta": {"content": "two tokens"}} if is_chat else {"text": "two tokens"}
-            await send(response, {"choices": [choice]})
-        if body["model"] != "no usage":
-            usage = {
-                "prompt_tokens": 11,
-                "completion_tokens": body["max_tokens"],
-                "prompt_tokens_details": {"cached_tokens": 7},
-            }
-            await send(response, {"choices": [], "usage": usage})
-        await response.write(b"data: [DONE]\n\n")
-
-
-async def send(response: web.StreamResponse, event: dict[str, Any]) -> None:
-    await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-
-
-@pytest_asyncio.fixture
-async def fake() -> AsyncIterator[FakeServer]:
-    server = FakeServer()
-    application = web.Application()
-    application.router.add_post("/v1/completions", server.answer)
-    application.router.add_post("/v1/chat/completions", server.answer)
-    runner = web.AppRunner(application, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0]
-    server.url = f"http://{host}:{port}"
-    yield server
-    await runner.cleanup()
 
 
 @pytest_asyncio.fixture
@@ -153,6 +75,40 @@ async def test_open_loop_does_not_wait_for_answers(fake: FakeServer, generator: 
     assert result.errors == ()
 
 
+async def test_a_closed_loop_ends_after_its_time(fake: FakeServer, generator: LoadGenerator) -> None:
+    calls = (completion("fake", f"prompt {i}", 2) for i in count())
+    result = await generator.closed_loop(calls, clients=2, seconds=2.5 * FIRST_TOKEN_SECONDS)
+    assert 2 <= len(result.records) <= 6  # 6 on an idle machine
+    assert result.errors == ()
+    assert fake.running == 0
+
+
+async def test_an_open_loop_ends_after_its_time(fake: FakeServer, generator: LoadGenerator) -> None:
+    calls = (completion("fake", f"prompt {i}", 2) for i in count())
+    result = await generator.open_loop(calls, requests_per_second=50, seed=1, seconds=0.5)
+    again = await generator.open_loop(calls, requests_per_second=50, seed=1, seconds=0.5)
+    assert 10 < len(result.records) == len(again.records) < 50
+    assert result.errors == ()
+    assert fake.running == 0
+
+
+async def test_an_answer_in_one_piece_has_usage_and_no_first_token(generator: LoadGenerator) -> None:
+    call = completion("fake", "hello", 10)
+    body = {key: value for key, value in call.body.items() if not key.startswith("stream")}
+    record = (await generator.stream(Call(call.path, body))).record()
+    assert record.error is None
+    assert (record.completion_tokens, record.time_to_first_token) == (10, None)
+    assert record.duration >= FIRST_TOKEN_SECONDS
+
+
+async def test_headers_go_out_and_every_end_is_told(fake: FakeServer) -> None:
+    ended: list[Stream] = []
+    async with LoadGenerator(fake.url, {"x-key": "secret"}, ended.append) as generator:
+        await generator.closed_loop([completion(name, "hello", 2) for name in ("fake", "unknown")], clients=1)
+    assert [stream.error is None for stream in ended] == [True, False]
+    assert [headers["x-key"] for headers in fake.headers] == ["secret", "secret"]
+
+
 async def test_a_refused_request_is_an_error_with_the_servers_words(generator: LoadGenerator) -> None:
     result = await generator.closed_loop([completion("unknown", "hello", 2)], clients=1)
     assert result.completion_tokens == 0
@@ -168,7 +124,7 @@ async def test_an_error_in_the_middle_of_a_stream_counts(generator: LoadGenerato
 
 async def test_a_stream_without_usage_is_an_error(generator: LoadGenerator) -> None:
     record = (await generator.stream(completion("no usage", "hello", 2))).record()
-    assert record.error == "the stream ended without usage"
+    assert record.error == "the answer came without usage"
 
 
 async def test_a_server_that_is_not_there_is_an_error() -> None:
