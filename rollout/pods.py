@@ -15,7 +15,16 @@ SECONDS = 10.0
 
 
 class PodUnreachable(OSError):
-    """A pod, or the API server on the way to it, didn't answer with success."""
+    """A pod, or the API server on the way to it, didn't answer with success.
+
+    Args:
+        message: what came instead.
+        status: of HTTP; None where there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Pods:
@@ -85,7 +94,7 @@ class Pods:
             raise PodUnreachable(f"{method} {path}: {error}") from error
         text = (data or b"").decode("utf-8", "replace")
         if not 200 <= response.status < 300:
-            raise PodUnreachable(f"{method} {path}: status {response.status}: {text[:200]}")
+            raise PodUnreachable(f"{method} {path}: status {response.status}: {text[:200]}", response.status)
         return text
 
 

@@ -12,6 +12,7 @@ from cluster_front import ClusterFront, running_front
 from crd_server import CrdServer
 from kserve_stand_in import KServeStandIn, running_stand_in
 from rollout_bench import Bench
+from worse_models import q2_k, q3_k_m
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,15 @@ def bench(front: ClusterFront, kserve: KServeStandIn, crd_server: CrdServer, tmp
 def mode(request: pytest.FixtureRequest) -> str:
     """Both of KServe's canary mechanisms."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def worse_model_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A spoilt copy of the demo model."""
+    return q2_k(model_path, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def other_model_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo model that gives other answers, hardly worse ones."""
+    return q3_k_m(model_path, tmp_path_factory.mktemp("models"))

@@ -1,0 +1,1 @@
+"""Judges a canary by its answers to a golden set of prompts."""
