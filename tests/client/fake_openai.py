@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,4 +89,13 @@ class FakeServer:
 
 
 async def send(response: web.StreamResponse, event: dict[str, Any]) -> None:
+    event = {"object": "chat.completion.chunk", "model": "fake", **event}
     await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+
+if __name__ == "__main__":  # a server that the bench command and others can be compared on
+    fake = FakeServer()
+    served = web.Application()
+    served.router.add_get("/v1/models", fake.list_models)
+    served.router.add_post("/v1/chat/completions", fake.answer)
+    web.run_app(served, host="127.0.0.1", port=int(sys.argv[1]))
