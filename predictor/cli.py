@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -135,7 +136,7 @@ app.command(context_settings=_EITHER_SPELLING)(_with_parameters(serve, _serve_pa
 app.command()(chat)
 app.command()(bench)
 
-models = typer.Typer(help="Look at model files.", no_args_is_help=True)
+models = typer.Typer(help="Look at model files and convert them.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
 
@@ -166,6 +167,48 @@ def inspect(
     }
     for name, value in rows.items():
         typer.echo(f"{name:<14} {value}")
+
+
+@models.command()
+def convert(
+    reference: Annotated[str, typer.Argument(help="A model, as for serve.", metavar="MODEL")],
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            help="File to write, which must not exist.", metavar="OUT", show_default="MODEL-FORMAT.gguf"
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="Format to convert to.",
+            metavar="FORMAT",
+            show_default="the fastest on this CPU of about the same size",
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text to measure the perplexity on, in UTF-8.",
+            metavar="FILE",
+            show_default="a part of Newton's Opticks",
+        ),
+    ] = None,
+    model_file: Annotated[
+        str | None, typer.Option(help=Settings.model_fields["model_file"].description, metavar="NAME")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Convert without asking.")] = False,
+) -> None:
+    """Write a model in another number format, with llama.cpp's quantiser.
+
+    Measures speed and perplexity before and after. A model that is quantised already loses quality.
+    """
+    from predictor.formats.command import ConvertOptions, run_convert
+
+    try:
+        run_convert(ConvertOptions(reference, model_file, target, to, text, yes))
+    except PredictorError as error:
+        _fail(error.message, EXIT_FAILURE)
 
 
 @app.command(

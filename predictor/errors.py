@@ -74,3 +74,7 @@ class ModelReferenceError(StartupError):
 
 class ModelLoadError(StartupError):
     """The file is not a usable GGUF model, or it does not fit into memory."""
+
+
+class ConversionError(PredictorError):
+    """A model can't be converted as asked."""

@@ -7,6 +7,7 @@ Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, limits as in 
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -45,6 +46,23 @@ Value = int | float | bool | str | tuple[int | float | bool, ...] | SkippedArray
 
 
 @dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """What a header says about one tensor.
+
+    Attributes:
+        name: such as `blk.0.attn_q.weight`.
+        shape: extents, the row length first.
+        kind: its `ggml_type`; a key of `TENSOR_TYPES` where this version knows it.
+        size: bytes of its data; 0 for a type this version doesn't know.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class GgufHeader:
     """What a GGUF file says about itself.
 
@@ -52,15 +70,18 @@ class GgufHeader:
         path: the file.
         version: of the GGUF format.
         metadata: key to value; large arrays are `SkippedArray`.
-        tensor_count: tensors in this file.
-        weights_bytes: bytes of their data, without padding.
+        tensors: in this file.
     """
 
     path: Path
     version: int
     metadata: Mapping[str, Value]
-    tensor_count: int
-    weights_bytes: int
+    tensors: tuple[TensorHeader, ...]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the tensors' data, without padding."""
+        return sum(tensor.size for tensor in self.tensors)
 
     @property
     def architecture(self) -> str:
@@ -170,13 +191,13 @@ class _Reader:
             if not key or key in metadata:
                 raise self.damaged(f"metadata key {_shown(key)} is empty or repeated")
             metadata[key] = self.value(key)
-        weights, end = self.tensors(tensors, self.alignment(metadata))
+        found, end = self.tensors(tensors, self.alignment(metadata))
         if end > self.size:
             raise ModelLoadError(
                 f"{self.path} is truncated: it has {self.size:,} bytes, its tensors need {end:,}; "
                 "the download or copy was cut short, get the file again"
             )
-        return GgufHeader(self.path, version, metadata, tensors, weights)
+        return GgufHeader(self.path, version, metadata, found)
 
     def alignment(self, metadata: Mapping[str, Value]) -> int:
         value = metadata.get("general.alignment", 32)
@@ -218,31 +239,27 @@ class _Reader:
         self.advance(0)
         return SkippedArray(length)
 
-    def tensors(self, count: int, alignment: int) -> tuple[int, int]:
-        """Bytes of all tensors, and where the last one ends in the file."""
-        total = data_end = 0
-        names: set[str] = set()
+    def tensors(self, count: int, alignment: int) -> tuple[tuple[TensorHeader, ...], int]:
+        """All tensors, and where the last one ends in the file."""
+        found: dict[str, TensorHeader] = {}
+        data_end = 0
         for _ in range(count):
-            name, offset, length = self.tensor(alignment)
-            if name in names:
-                raise self.damaged(f"tensor {_shown(name)} appears twice")
-            names.add(name)
-            total += length
-            data_end = max(data_end, offset + length)
+            tensor, offset = self.tensor(alignment)
+            if tensor.name in found:
+                raise self.damaged(f"tensor {_shown(tensor.name)} appears twice")
+            found[tensor.name] = tensor
+            data_end = max(data_end, offset + tensor.size)
         data_start = -(-self.position // alignment) * alignment
-        return total, data_start + data_end if count else self.position
+        return tuple(found.values()), data_start + data_end if count else self.position
 
-    def tensor(self, alignment: int) -> tuple[str, int, int]:
-        """Name, offset into the data section, and length in bytes of the next tensor."""
+    def tensor(self, alignment: int) -> tuple[TensorHeader, int]:
+        """The next tensor and its offset into the data section."""
         name = self.string("tensor name", MAX_TENSOR_NAME_BYTES)
         dimensions = self.number(_U32)
         if dimensions > MAX_DIMENSIONS:
             raise self.damaged(f"tensor {_shown(name)} has {dimensions} dimensions, at most {MAX_DIMENSIONS}")
-        elements, row = 1, 1
-        for index in range(dimensions):
-            extent = self.number(_U64)
-            row = extent if index == 0 else row
-            elements *= extent
+        shape = tuple(self.number(_U64) for _ in range(dimensions))
+        elements, row = math.prod(shape), shape[0] if shape else 1
         kind, offset = self.number(_U32), self.number(_U64)
         if kind in REMOVED_TENSOR_TYPES:
             raise self.damaged(f"tensor {_shown(name)} has a type llama.cpp dropped; convert the model again")
@@ -250,7 +267,7 @@ class _Reader:
         block, block_bytes = TENSOR_TYPES.get(kind, (1, 0))
         if elements >= 1 << 63 or row % block or offset % alignment:
             raise self.damaged(f"tensor {_shown(name)} has an impossible shape or offset")
-        return name, offset, elements // block * block_bytes
+        return TensorHeader(name, shape, kind, elements // block * block_bytes), offset
 
     def count(self, what: str, limit: int, *, smallest: int) -> int:
         """A count whose items take at least `smallest` bytes each, checked before anything is read."""

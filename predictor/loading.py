@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from predictor.chat.template import ChatTemplate
 from predictor.engine.engine import Engine
+from predictor.engine.llama.cpu import is_repacked
+from predictor.formats.advice import log_format
+from predictor.formats.repacking import report_format
 from predictor.startup import StartupPlan
 from predictor.telemetry.startup_times import StartupTimes
 from predictor.text_generation import TextGenerator
@@ -79,11 +82,13 @@ class BackgroundLoad:
         from predictor.telemetry.metrics import ModelInfo, register_start
 
         self._times.finish()
-        engine = self._engine.result()
-        info = ModelInfo(self.name, self._plan.quantisation, engine.context_tokens)
+        engine, report = self._engine.result(), report_format(self._plan.parts, is_repacked)
+        info = ModelInfo(self.name, report.quantisation, engine.context_tokens, report.repacked_share)
         register_start(info, self._times.parts, self._metrics)
         # A registry is a collector, too: so a model's metrics can go with it.
         REGISTRY.register(self._metrics)
+        if self._plan.engine.gpu_layers == 0:
+            log_format(report, self._plan.engine.model_path)
 
     def withdraw_metrics(self) -> None:
         """Take this model's metrics out of `/metrics`, for one that takes its place."""

@@ -13,6 +13,7 @@ from predictor.cgroup import default_threads, memory_limit
 from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig
 from predictor.engine.prefix_store import PrefixStore, model_key
 from predictor.errors import StartupError
+from predictor.gguf import GgufHeader
 from predictor.gguf_split import read_parts
 from predictor.memory import MemoryEstimate, check_memory
 from predictor.settings import Settings, flag
@@ -29,14 +30,14 @@ class StartupPlan:
         name: the model's name in every protocol.
         engine: what to load and how.
         chat_template: the Jinja source that replaces the model's own, None to keep that.
-        quantisation: of the weights, such as `Q4_K_M`.
+        parts: headers of the model, the first part first.
         traces_endpoint: where spans are sent, None for nowhere.
     """
 
     name: str
     engine: EngineConfig
     chat_template: str | None
-    quantisation: str
+    parts: tuple[GgufHeader, ...]
     traces_endpoint: str | None
 
 
@@ -69,7 +70,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         prefix_store=_prefix_store(settings, [part.path for part in parts]),
         host_cache_bytes=_host_cache_bytes(settings, estimate),
     )
-    return StartupPlan(name, config, template, parts[0].quantisation, settings.otlp_traces_endpoint)
+    return StartupPlan(name, config, template, tuple(parts), settings.otlp_traces_endpoint)
 
 
 def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:

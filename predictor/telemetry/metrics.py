@@ -40,11 +40,13 @@ class ModelInfo:
         name: the label `model_name` of every metric.
         quantisation: such as `Q4_K_M`.
         context_tokens: cells of the KV cache.
+        repacked_share: of the weights, those in a format that llama.cpp repacks for this CPU; 0 to 1.
     """
 
     name: str
     quantisation: str
     context_tokens: int
+    repacked_share: float
 
 
 class EngineMetrics:
@@ -173,6 +175,7 @@ def register_start(
     )
     for part, seconds in parts.items():
         startup.labels(model.name, part).set(seconds)
+    gauge("repacked_weights_ratio", "Share of the weights in this CPU's fast formats.", model.repacked_share)
     gauge(
         "model_info",
         "What is served.",

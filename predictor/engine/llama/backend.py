@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,10 +18,14 @@ logger = logging.getLogger("predictor.llama")
 # ggml_log_level's errors; its other levels are for developers.
 _ERROR = 4
 recent_errors: deque[str] = deque(maxlen=8)
+# Those who read progress out of llama.cpp's log; called with each message, on the thread it comes from.
+log_readers: list[Callable[[str], None]] = []
 
 
 def _forward_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     message = text.decode("utf-8", "replace").rstrip()
+    for read in log_readers:
+        read(message)
     if level == _ERROR and message:
         recent_errors.append(message)
     severity = logging.WARNING if level == _ERROR else logging.DEBUG

@@ -44,6 +44,7 @@ class ContextParams:
         batch_threads: threads for batches.
         flash_attention: auto, on or off.
         cache_type: of keys and values: f16 or q8_0.
+        outputs: most tokens of one decode that get logits; 0 for one of each sequence.
     """
 
     context_tokens: int
@@ -53,6 +54,7 @@ class ContextParams:
     batch_threads: int
     flash_attention: str = "auto"
     cache_type: str = "f16"
+    outputs: int = 0
 
 
 class Context(Owner):
@@ -71,7 +73,8 @@ class Context(Owner):
         options = lib.llama_context_default_params()
         options.n_ctx = params.context_tokens
         options.n_batch = options.n_ubatch = params.batch_tokens
-        options.n_seq_max = options.n_outputs_max = params.sequences
+        options.n_seq_max = params.sequences
+        options.n_outputs_max = params.outputs or params.sequences
         options.n_threads = params.threads
         options.n_threads_batch = params.batch_threads
         options.type_k = options.type_v = _CACHE_TYPES[params.cache_type]

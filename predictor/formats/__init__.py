@@ -1,0 +1,1 @@
+"""Number formats of weights: which are fast on this CPU, and conversion from one to another."""
