@@ -105,15 +105,18 @@ def predictor_pod(predictor: Object) -> Object:
     """The pod spec KServe makes of a predictor and its runtime, before the webhooks add to it.
 
     KServe's rules (MergeRuntimeContainers, MergePodSpec): args are appended, everything else is merged with
-    the predictor on top.
+    the predictor on top, lists by the key that Kubernetes merges them by.
     """
     model = predictor["model"]
     runtime = runtimes()[model.get("runtime", "kserve-llamacpp")]["spec"]
     (container,) = deepcopy(runtime["containers"])
     args = container["args"] + model.get("args", [])
-    for field in ("env", "lifecycle", "resources", "securityContext", "volumeMounts"):
+    for field in ("lifecycle", "resources", "securityContext"):
         if field in model:
             container[field] = model[field]
+    for field, key in {"env": "name", "volumeMounts": "mountPath"}.items():
+        merged = {entry[key]: entry for entry in (*container.get(field, []), *model.get(field, []))}
+        container[field] = list(merged.values())
     pod_fields = (
         "terminationGracePeriodSeconds",
         "topologySpreadConstraints",

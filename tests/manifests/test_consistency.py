@@ -18,6 +18,7 @@ from rendered_manifests import (
     SOURCES,
     Object,
     all_objects,
+    named,
     pods,
     predictor_pod,
     walk,
@@ -200,6 +201,25 @@ def test_download_folder_is_a_volume() -> None:
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         (home,) = (v["value"] for v in container["env"] if v["name"] == "HF_HOME")
         assert home in {mount["mountPath"] for mount in container["volumeMounts"]}, folder
+
+
+def test_prefixes_are_kept_on_a_claim_that_holds_them() -> None:
+    kept = 0
+    for name, pod in pods():
+        (container,) = pod["containers"]
+        settings = settings_of(filled_in(container))
+        if settings.prefix_cache_dir is None:
+            continue
+        kept += 1
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        (volume,) = (v for v in pod["volumes"] if v["name"] == mounts[str(settings.prefix_cache_dir)])
+        claim = named(
+            name.partition(":")[0], "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
+        )
+        size = claim["spec"]["resources"]["requests"]["storage"]
+        assert int(size.removesuffix("Gi")) * 1024 > settings.prefix_cache_dir_mib, name
+        assert pod["securityContext"]["fsGroup"] == 1000, f"{name}: the volume can't be written"
+    assert kept
 
 
 def test_image_name_is_one() -> None:

@@ -61,6 +61,22 @@ def test_named_runtimes_storage_and_accounts_exist() -> None:
                 assert ("ServingRuntime", runtime) in found, folder
 
 
+def test_claims_that_volumes_name_exist() -> None:
+    claimed = 0
+    for folder, item in all_objects():
+        here = {
+            found["metadata"]["name"] for found in render(folder) if found["kind"] == "PersistentVolumeClaim"
+        }
+        for mapping in walk(item):
+            if claim := mapping.get("persistentVolumeClaim"):
+                claimed += 1
+                assert claim["claimName"] in here, folder
+            if str(uri := mapping.get("storageUri")).startswith("pvc://"):
+                claimed += 1
+                assert uri.split("/")[2] in here, folder
+    assert claimed >= 2
+
+
 def test_storage_container_matches_what_the_services_download() -> None:
     container = one_of_each_kind()["serving.kserve.io/v1alpha1", "ClusterStorageContainer"]["spec"]
     patterns = [re.compile(entry["regex"]) for entry in container["supportedUriFormats"]]
@@ -138,6 +154,6 @@ def test_folders_that_the_guide_names_exist() -> None:
     named_folders = set(re.findall(r"(?:manifests|runtimes)/[\w./-]*\w", page)) - {"manifests/check.py"}
     overlays = re.findall(r"^\| `([\w/-]+)` \|", page, re.M)
     assert len(named_folders) > 12
-    assert len(overlays) == 6
+    assert len(overlays) == 7
     for path in named_folders | {f"manifests/overlays/{overlay}" for overlay in overlays}:
         assert (ROOT / path).exists(), path
