@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,7 @@ from predictor.model_choice import choose_model, listing
 logger = logging.getLogger(__name__)
 
 MAX_DEPTH = 4  # of folders searched below the one given
+MODELCAR_SECONDS = 300.0  # for a container beside the server to start
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
 
@@ -67,6 +69,7 @@ def _find_local(reference: str, model_file: str | None) -> Path:
             "the model reference is empty; give a GGUF file, a folder, or hf://OWNER/REPOSITORY"
         )
     path = Path(reference).expanduser()
+    _wait_for_modelcar(path)
     if path.is_dir():
         return _find_in_folder(path, model_file)
     if not path.is_file():
@@ -79,6 +82,18 @@ def _find_local(reference: str, model_file: str | None) -> Path:
     if SplitName.parse(path.name) is None:
         return path
     return path.parent / choose_model(_gguf_files(path.parent, depth=0), str(path.parent), path.name).name
+
+
+def _wait_for_modelcar(path: Path) -> None:
+    """Wait for a model that a container of the same pod is about to link in.
+
+    KServe sets MODEL_INIT_MODE to `async` where the model is an image (a modelcar) that runs beside us.
+    """
+    if os.environ.get("MODEL_INIT_MODE") != "async":
+        return
+    deadline = time.monotonic() + MODELCAR_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _find_in_folder(folder: Path, model_file: str | None) -> Path:

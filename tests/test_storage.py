@@ -52,6 +52,29 @@ def test_a_file(model_path: Path) -> None:
     assert "is a file" in failure(model_path, "other.gguf")
 
 
+@pytest.mark.parametrize("mode", ["async", None])
+def test_a_model_that_a_modelcar_links_in_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str | None
+) -> None:
+    models = fill(tmp_path / "car", "m.gguf")
+    link = tmp_path / "models"
+    if mode is None:
+        monkeypatch.delenv("MODEL_INIT_MODE", raising=False)
+        assert "does not exist" in failure(link)
+        return
+    monkeypatch.setenv("MODEL_INIT_MODE", mode)
+    linking = threading.Timer(0.5, lambda: link.symlink_to(models))
+    linking.start()
+    assert resolve_model(str(link)) == link / "m.gguf"
+    linking.join()
+
+
+def test_a_modelcar_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_INIT_MODE", "async")
+    monkeypatch.setattr("predictor.storage.MODELCAR_SECONDS", 0.3)
+    assert "does not exist" in failure(tmp_path / "models")
+
+
 def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     fill(tmp_path, "m.gguf")
