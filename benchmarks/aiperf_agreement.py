@@ -1,5 +1,9 @@
 """Whether `kserve-llamacpp bench` and aiperf find the same, in turns on one server under one load.
 
+On one run: the bench's arithmetic on the events that aiperf recorded, beside what aiperf makes of them.
+In turns: each with a load of its own, of the same shape. That shows also what the tools take from a server on
+the same machine: aiperf is a dozen processes.
+
 python -m benchmarks.aiperf_agreement URL --aiperf PATH
 aiperf wants packages that don't go with ours; install it into an environment of its own.
 """
@@ -20,8 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import turns
-from predictor.client.bench import Load
+from predictor.client.bench import Load, Report
 from predictor.client.endpoint import Endpoint
+from predictor.client.load import Call, Stream
+from predictor.client.records import LoadResult
 
 # Label, place in our JSON, place in aiperf's, and aiperf's unit in ours.
 _FIGURES = (
@@ -57,11 +63,13 @@ def main(
             place.mkdir()
             arguments = (endpoint, load, output_tokens, 2 * round_ + tool, place)
             found[tool].append(_run_aiperf(aiperf, *arguments) if tool else _run_bench(*arguments))
-    table = Table("", "bench", "aiperf", "bench / aiperf")
+    table = Table("", "aiperf", "bench, same run", "ratio", "bench, own run", "ratio")
     for label, ours, theirs, unit in _FIGURES:
-        mine = median(_at(figures, ours) for figures in found[0])
-        other = median(_at(figures, theirs) for figures in found[1]) * unit
-        table.add_row(label, f"{mine:.4f}", f"{other:.4f}", f"{mine / other:.3f}")
+        other = median(_at(figures, theirs) for figures, _ in found[1]) * unit
+        same = median(_at(recount, ours) for _, recount in found[1])
+        own = median(_at(figures, ours) for figures in found[0])
+        cells = (other, same, same / other, own, own / other)
+        table.add_row(label, *(f"{cell:.4f}" for cell in cells))
     Console().print(table)
 
 
@@ -110,9 +118,32 @@ def _run_aiperf(
         "--ui": "none",
     }
     arguments = [str(part) for option in options.items() for part in option]
+    # Only as many processes as it needs: they share the machine with the server.
+    arguments += ["--export-level", "raw", "--workers-max", "1", "--record-processors", "1"]
     switches = ["--streaming", "--use-server-token-count", "--no-gpu-telemetry", "--no-server-metrics"]
     _call([str(aiperf), "profile", *arguments, *switches])
-    return json.loads((folder / "profile_export_aiperf.json").read_text())
+    figures = json.loads((folder / "profile_export_aiperf.json").read_text())
+    _recorded(folder / "profile_export_raw.jsonl", load, endpoint).save(folder / "recount.json")
+    return figures, json.loads((folder / "recount.json").read_text())
+
+
+def _recorded(path: Path, load: Load, endpoint: Endpoint) -> Report:
+    """The bench's figures of what aiperf received and when."""
+    records = []
+    for line in path.read_text().splitlines():
+        request = json.loads(line)
+        if request["metadata"]["benchmark_phase"] != "profiling":
+            continue
+        metadata = request["metadata"]
+        seconds = (metadata["request_end_ns"] - metadata["request_start_ns"]) / 1e9
+        stream = Stream(Call("", request["payload"]), started=request["start_perf_ns"] / 1e9)
+        stream.ended = stream.started + seconds
+        for response in request["responses"]:
+            for packet in response["packets"]:
+                if packet["name"] == "data" and packet["value"] != "[DONE]":
+                    stream.lines.append((response["perf_ns"] / 1e9, packet["value"].encode()))
+        records.append(stream.record())
+    return Report.of(load, endpoint, LoadResult(tuple(records), 0.0))
 
 
 def _call(command: list[str]) -> None:
