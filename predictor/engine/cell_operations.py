@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,4 @@ class SaveCells:
     tokens: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreCells:
-    """A sequence without cells gets those of a saved state, and keeps the first `length`."""
-
-    sequence_id: int
-    source: Any
-    length: int
-
-
-Operation = CopyCells | RemoveCells | SaveCells | RestoreCells
+Operation = CopyCells | RemoveCells | SaveCells

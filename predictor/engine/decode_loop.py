@@ -72,15 +72,19 @@ class DecodeLoop:
         )
         self._context = Context(model, params, should_abort)
         self._batch = Batch(config.max_batch_tokens)
+        cache = PrefixCache(
+            self.context_tokens,
+            ids,
+            reuse=model.can_cut_prefix,
+            max_retained=RETAINED_CELLS,
+            save=config.host_cache_bytes > 0,
+        )
+        host = HostCache(config.host_cache_bytes)
+        self._cells = CellKeeper(self._context, cache, host)
         self._scheduler = Scheduler(
-            PrefixCache(
-                self.context_tokens,
-                ids,
-                reuse=model.can_cut_prefix,
-                max_retained=RETAINED_CELLS,
-                save=config.host_cache_bytes > 0,
-            ),
-            HostCache(config.host_cache_bytes),
+            cache,
+            host,
+            self._cells.restore,
             max_sequences=config.max_sequences,
             max_batch_tokens=config.max_batch_tokens,
         )
@@ -89,7 +93,6 @@ class DecodeLoop:
         self._observer = observer
         self._jobs: dict[Sequence, Job] = {}
         self._outbox = Outbox()
-        self._cells = CellKeeper(self._context, self._scheduler)
         self._generator = Generator(model, self._context, self._outbox, observer, self._forget)
         self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._decode_seconds = self._step_seconds = 0.0
@@ -159,8 +162,6 @@ class DecodeLoop:
         started = time.perf_counter()
         chunks = self._scheduler.schedule(self._pacer.budget)
         self._cells.carry_out()
-        # One whose saved state could not be read has lost its place.
-        chunks = [chunk for chunk in chunks if chunk.sequence.sequence_id >= 0]
         if not chunks:
             self.send()
             return

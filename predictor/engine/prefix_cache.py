@@ -13,13 +13,26 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from predictor.engine.cell_operations import CopyCells, Operation, RemoveCells, RestoreCells, SaveCells
+from predictor.engine.cell_operations import CopyCells, Operation, RemoveCells, SaveCells
 from predictor.engine.radix_tree import Node, common_prefix
 
 # Shorter ones are computed again in about the time that handling a saved state takes.
 WORTH_SAVING_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The longest cached beginning of some tokens, until the cache changes.
+
+    Attributes:
+        node: where it ends.
+        length: how many tokens it has.
+    """
+
+    node: Node
+    length: int
 
 
 class PrefixCache:
@@ -62,31 +75,32 @@ class PrefixCache:
         operations, self._operations = self._operations, []
         return operations
 
-    def match(self, tokens: Sequence[int]) -> int:
-        """How many of the first tokens `start` would take over: all but the last at most, whose logits
-        must be computed anyway."""
-        return self._walk(tokens)[1]
+    def lookup(self, tokens: Sequence[int]) -> Match:
+        """The longest cached beginning: all tokens but the last at most, whose logits must be computed
+        anyway."""
+        return Match(*self._root.walk(tokens, len(tokens) - 1 if self._reuse else 0))
 
-    def newly_pinned(self, tokens: Sequence[int]) -> int:
+    def newly_pinned(self, match: Match) -> int:
         """How many cells `start` would pin that nobody running holds now."""
-        node, length = self._walk(tokens)
-        pinned = 0
-        while node is not self._root:
-            assert node.parent is not None
+        length, pinned = match.length, 0
+        for node in match.node.path():
             covered = length - node.depth()
             if node.running == 0:
                 pinned += covered
             length -= covered
-            node = node.parent
         return pinned
 
-    def start(self, tokens: Sequence[int]) -> tuple[int, int] | None:
-        """Give a running sequence an id and the longest cached prefix of its tokens.
+    def start(self, tokens: Sequence[int], match: Match) -> int | None:
+        """Give a running sequence an id and the cells of its longest cached beginning.
+
+        Args:
+            tokens: of the sequence.
+            match: what `lookup` just said of them; nothing was started, ended or evicted since.
 
         Returns:
-            The id and the number of tokens whose cells it has; None when no id can be had.
+            The id; None when none can be had.
         """
-        node, length = self._walk(tokens)
+        node, length = match.node, match.length
         if node is not self._root and length < node.depth() + len(node.tokens):
             node = node.split(length - node.depth())
         if not self._free_ids and not self._evict_oldest(spare=node):
@@ -100,25 +114,21 @@ class PrefixCache:
             holder.ids.add(sequence_id)
         self.queried_tokens += len(tokens)
         self.hit_tokens += length
-        return sequence_id, length
+        return sequence_id
 
-    def restore(self, tokens: Sequence[int], source: Any) -> int | None:
-        """Give a running sequence an id and cells from a saved state for all of `tokens`.
-
-        There must be room for the whole state; see `make_room`.
-
-        Returns:
-            The id; None when no id can be had.
-        """
+    def start_empty(self) -> int | None:
+        """Give a running sequence an id and no cells; None when no id can be had."""
         if not self._free_ids and not self._evict_oldest():
             return None
         sequence_id = self._free_ids.pop()
         self._leaves[sequence_id] = self._root
-        self._operations.append(RestoreCells(sequence_id, source, len(tokens)))
-        self.extend(sequence_id, tokens)
-        self.queried_tokens += len(tokens)
-        self.hit_tokens += len(tokens)
         return sequence_id
+
+    def restored(self, sequence_id: int, tokens: Sequence[int], length: int) -> None:
+        """Record that a sequence started empty got cells for its first `length` tokens from elsewhere."""
+        self.extend(sequence_id, tokens[:length])
+        self.queried_tokens += len(tokens)
+        self.hit_tokens += length
 
     def extend(self, sequence_id: int, tokens: Sequence[int]) -> None:
         """Record that a running sequence computed more tokens into cells of its own."""
@@ -164,10 +174,6 @@ class PrefixCache:
         for other in others & self._retained.keys():
             self._retained.move_to_end(other)
         self._free(sequence_id)
-
-    def _walk(self, tokens: Sequence[int]) -> tuple[Node, int]:
-        """The deepest node that shares tokens, and the number shared on the way through it."""
-        return self._root.walk(tokens, len(tokens) - 1 if self._reuse else 0)
 
     def _hold_running(self, node: Node) -> None:
         for holder in node.path():

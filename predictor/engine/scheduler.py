@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from predictor.engine.host_cache import HostCache
-from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS, PrefixCache
+from predictor.engine.host_cache import HostCache, Prefix
+from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS, Match, PrefixCache
 from predictor.engine.radix_tree import common_prefix
 from predictor.engine.sequence import Sequence
 
@@ -51,17 +52,26 @@ class Scheduler:
     Args:
         cache: ids and cells.
         host: prefixes that lost their cells.
+        restore_cells: carries out the cache's operations, then gives a sequence id the first so many cells of
+            a saved prefix at once; False where the state can't be read.
         max_sequences: most sequences in one batch.
         max_batch_tokens: most tokens in one batch; at least max_sequences.
     """
 
     def __init__(
-        self, cache: PrefixCache, host: HostCache, *, max_sequences: int, max_batch_tokens: int
+        self,
+        cache: PrefixCache,
+        host: HostCache,
+        restore_cells: Callable[[int, Prefix, int], bool],
+        *,
+        max_sequences: int,
+        max_batch_tokens: int,
     ) -> None:
         if max_batch_tokens < max_sequences:
             raise ValueError("max_batch_tokens must be at least max_sequences")
         self.cache = cache
         self.host = host
+        self._restore_cells = restore_cells
         self.max_sequences = max_sequences
         self.max_batch_tokens = max_batch_tokens
         self.waiting: deque[Sequence] = deque()
@@ -86,14 +96,16 @@ class Scheduler:
         """
         if sequence in self.running:
             self.running.remove(sequence)
-            self._release(sequence, retain)
+            self._release(sequence, retain=retain)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
     def preempt(self) -> Sequence:
         """Put the sequence admitted last back to the front of the queue, to be computed again."""
         victim = self.running[-1]
-        self._requeue(victim, retain=True)
+        self.running.remove(victim)
+        self._release(victim, retain=True)
+        self.waiting.appendleft(victim)
         victim.preemptions += 1
         self.num_preemptions += 1
         return victim
@@ -126,15 +138,16 @@ class Scheduler:
         passed: list[Sequence] = []
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting.popleft()
-            if self._waits_for_prefix(sequence):
+            match = self.cache.lookup(sequence.tokens)
+            if self._waits_for_prefix(sequence, match):
                 passed.append(sequence)
                 continue
-            if not self._has_room(sequence) or not self._start(sequence):
+            if not self._has_room(sequence, match) or not self._start(sequence, match):
                 passed.append(sequence)
                 break
         self.waiting.extendleft(reversed(passed))
 
-    def _waits_for_prefix(self, candidate: Sequence) -> bool:
+    def _waits_for_prefix(self, candidate: Sequence, match: Match) -> bool:
         """Whether another sequence is computing a beginning that this one could take over."""
         tokens = candidate.tokens
         ahead = 0
@@ -143,53 +156,55 @@ class Scheduler:
                 shared = common_prefix(tokens, other.tokens)
                 if shared > other.num_computed:
                     ahead = max(ahead, min(shared, len(tokens) - 1))
-        if ahead < WORTH_WAITING_TOKENS:
-            return False
-        return ahead - self.cache.match(tokens) >= WORTH_WAITING_TOKENS
+        return ahead - match.length >= WORTH_WAITING_TOKENS
 
-    def _has_room(self, candidate: Sequence) -> bool:
+    def _has_room(self, candidate: Sequence, match: Match) -> bool:
         if not self.running:
             return True
         growth = sum(s.expected_size - s.num_computed for s in self.running)
-        matched = self.cache.match(candidate.tokens)
-        own = candidate.expected_size - matched + self.cache.newly_pinned(candidate.tokens)
+        own = candidate.expected_size - match.length + self.cache.newly_pinned(match)
         return self.cache.pinned + growth + own <= self.cache.capacity
 
-    def _start(self, sequence: Sequence) -> bool:
-        started = self._restore(sequence.tokens) or self.cache.start(sequence.tokens)
-        if started is None:
+    def _start(self, sequence: Sequence, match: Match) -> bool:
+        tokens = sequence.tokens
+        sequence_id = None
+        saved, length = self._worth_restoring(tokens, match)
+        if saved is not None:
+            sequence_id = self._restore(tokens, saved, length)
+            if sequence_id is None:  # the attempt may have evicted what was found before
+                match = self.cache.lookup(tokens)
+        if sequence_id is None:
+            sequence_id, length = self.cache.start(tokens, match), match.length
+        if sequence_id is None:
             return False
-        sequence.sequence_id, sequence.num_computed = started
+        sequence.sequence_id, sequence.num_computed = sequence_id, length
         if not sequence.admitted:
             sequence.admitted = time.monotonic()
-            sequence.cached_tokens = sequence.num_computed
-        sequence.admitted_size = len(sequence.tokens)
+            sequence.cached_tokens = length
+        sequence.admitted_size = len(tokens)
         self.running.append(sequence)
         return True
 
-    def _restore(self, tokens: list[int]) -> tuple[int, int] | None:
-        """Take a prefix over from the host's memory, where that saves more than the cells in use do."""
+    def _worth_restoring(self, tokens: list[int], match: Match) -> tuple[Prefix | None, int]:
+        """A saved prefix that has far more of the tokens than the cells in use, and how many."""
         saved, shared = self.host.match(tokens)
         length = min(shared, len(tokens) - 1)
-        if saved is None or length - self.cache.match(tokens) < WORTH_SAVING_TOKENS:
-            return None
+        return (saved, length) if length - match.length >= WORTH_SAVING_TOKENS else (None, 0)
+
+    def _restore(self, tokens: list[int], saved: Prefix, length: int) -> int | None:
+        """Give a sequence the first `length` cells of a saved prefix; None where it can't be done."""
         if not self.cache.make_room(len(saved.tokens)):
             return None
-        sequence_id = self.cache.restore(tokens[:length], saved)
+        sequence_id = self.cache.start_empty()
         if sequence_id is None:
             return None
+        if not self._restore_cells(sequence_id, saved, length):
+            self.host.discard(saved)
+            self.cache.finish(sequence_id, retain=False)
+            return None
+        self.cache.restored(sequence_id, tokens, length)
         self.host.touch(saved)
-        return sequence_id, length
-
-    def restart(self, sequence_id: int) -> None:
-        """Put a running sequence back to the front of the queue, without the cells it seemed to have."""
-        sequence = next(s for s in self.running if s.sequence_id == sequence_id)
-        self._requeue(sequence, retain=False)
-
-    def _requeue(self, sequence: Sequence, *, retain: bool) -> None:
-        self.running.remove(sequence)
-        self._release(sequence, retain)
-        self.waiting.appendleft(sequence)
+        return sequence_id
 
     def _fit(self, chunks: list[Chunk]) -> list[Chunk]:
         """Make room for the chunks, preempting the sequence admitted last as often as needed."""
@@ -201,7 +216,7 @@ class Scheduler:
             chunks = [c for c in chunks if c.sequence is not victim]
         return chunks
 
-    def _release(self, sequence: Sequence, retain: bool) -> None:
+    def _release(self, sequence: Sequence, *, retain: bool) -> None:
         self.cache.finish(sequence.sequence_id, retain=retain)
         sequence.sequence_id = -1
         sequence.num_computed = 0

@@ -213,6 +213,24 @@ async def test_a_damaged_saved_state_is_computed_again(make_engine: MakeEngine) 
     assert engine.stats().running == 0
 
 
+async def test_all_who_share_a_damaged_saved_prefix_are_answered(make_engine: MakeEngine) -> None:
+    """They are admitted in one step, the later ones counting on the cells that the first seemed to get."""
+    engine = make_engine(context_tokens=1024)
+    story = "Once upon a time there was a king who had three daughters. " * 8
+    questions = [f"{story} What is {number}?" for number in range(4)]
+    await complete(engine, ask(engine, f"{story} Go on.", SamplingParams(max_tokens=2)))
+    await complete(engine, Request("other", tuple(range(1000, 2000)), SamplingParams(max_tokens=1)))
+    [saved] = [s for s in engine._loop._scheduler.host if s.tokens[0] != 1000]
+    saved.state[:] = 0
+    before = engine.stats()
+    answers = await complete(engine, *(ask(engine, question) for question in questions))
+    after = engine.stats()
+    assert all(answer.completion_tokens > 0 for answer in answers)
+    # The story was computed again, and once.
+    assert len(saved.tokens) < after.prompt_tokens - before.prompt_tokens < 2 * len(saved.tokens)
+    assert [answer.cached_tokens > 100 for answer in answers] == [False, True, True, True]
+
+
 async def test_a_restarted_engine_takes_prefixes_from_disk(make_engine: MakeEngine, tmp_path: Path) -> None:
     store = PrefixStore(tmp_path, "demo", 2**30)
     question = "Once upon a time there was a king who had three daughters. " * 8

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import predictor.engine.prefix_cache as module
-from predictor.engine.cell_operations import CopyCells, RemoveCells, RestoreCells, SaveCells
+from predictor.engine.cell_operations import CopyCells, RemoveCells, SaveCells
 from predictor.engine.prefix_cache import PrefixCache
 from predictor.engine.radix_tree import common_prefix
 
@@ -39,10 +39,6 @@ class Cells:
             elif isinstance(operation, SaveCells):
                 assert self.tokens(operation.sequence_id) == operation.tokens
                 self.saved.append(operation.tokens)
-            elif isinstance(operation, RestoreCells):
-                assert not self.sequences.get(operation.sequence_id)
-                for position, token in enumerate(operation.source[: operation.length]):
-                    self.compute(operation.sequence_id, position, token)
             elif isinstance(operation, RemoveCells):
                 held = self.sequences.get(operation.sequence_id, {})
                 end = operation.end if operation.end is not None else 10**9
@@ -77,10 +73,10 @@ class Driver:
     def start(self, tokens: list[int]) -> tuple[int, int] | None:
         if not tokens:
             return None
-        started = self.cache.start(tokens)
-        if started is None:
+        match = self.cache.lookup(tokens)
+        sequence_id, length = self.cache.start(tokens, match), match.length
+        if sequence_id is None:
             return None
-        sequence_id, length = started
         assert sequence_id not in self.running
         assert length < len(tokens)
         self.running[sequence_id] = tokens[:length]
@@ -88,15 +84,24 @@ class Driver:
         for token in tokens[length:]:
             if not self.extend(sequence_id, [token]):
                 break
-        return started
+        return sequence_id, length
 
-    def restore(self, saved: list[int], length: int) -> None:
+    def restore(self, saved: list[int], length: int, readable: bool) -> None:
         if not self.cache.make_room(len(saved)):
             return
-        sequence_id = self.cache.restore(saved[:length], saved)
-        if sequence_id is not None:
+        sequence_id = self.cache.start_empty()
+        if sequence_id is None:
+            return
+        self.cells.apply(self.cache)
+        assert not self.cells.sequences.get(sequence_id)
+        if readable:
+            for position, token in enumerate(saved[:length]):
+                self.cells.compute(sequence_id, position, token)
+            self.cache.restored(sequence_id, saved, length)
             self.running[sequence_id] = saved[:length]
-            self.check()
+        else:
+            self.cache.finish(sequence_id, retain=False)
+        self.check()
 
     def extend(self, sequence_id: int, tokens: list[int]) -> bool:
         if not self.cache.make_room(len(tokens)):
@@ -135,8 +140,8 @@ def test_a_finished_prompt_is_taken_over_up_to_its_last_token() -> None:
     driver = Driver()
     first, _ = driver.start([1, 2, 3, 4])
     driver.finish(first)
-    assert driver.cache.match([1, 2, 3, 4]) == 3
-    assert driver.cache.match([1, 2, 9, 9]) == 2
+    assert driver.cache.lookup([1, 2, 3, 4]).length == 3
+    assert driver.cache.lookup([1, 2, 9, 9]).length == 2
     assert driver.start([1, 2, 3, 9]) is not None
     assert driver.cache.hit_tokens == 3
 
@@ -160,8 +165,8 @@ def test_the_longest_unused_sequence_is_evicted_first() -> None:
     driver = Driver(capacity=10)
     for tokens in ([1, 1, 1], [2, 2, 2], [3, 3, 3], [1, 1, 1], [4, 4, 4]):
         driver.finish(driver.start(tokens)[0])
-    assert driver.cache.match([2, 2, 2]) == 0
-    assert driver.cache.match([1, 1, 1]) == driver.cache.match([3, 3, 3]) == 2
+    assert driver.cache.lookup([2, 2, 2]).length == 0
+    assert driver.cache.lookup([1, 1, 1]).length == driver.cache.lookup([3, 3, 3]).length == 2
 
 
 def test_two_equal_sequences_end_up_on_the_same_cells() -> None:
@@ -174,7 +179,7 @@ def test_two_equal_sequences_end_up_on_the_same_cells() -> None:
     driver.finish(first)
     driver.finish(second)
     assert driver.cache.used == 6
-    assert driver.cache.match([1, 2, 3, 7, 8, 9, 0]) == 6
+    assert driver.cache.lookup([1, 2, 3, 7, 8, 9, 0]).length == 6
 
 
 def test_beyond_the_limit_retained_cells_are_saved_and_given_up() -> None:
@@ -182,7 +187,7 @@ def test_beyond_the_limit_retained_cells_are_saved_and_given_up() -> None:
     for tokens in ([1, 1, 1, 1], [2, 2, 2, 2]):
         driver.finish(driver.start(tokens)[0])
     assert driver.cells.saved == [[1, 1, 1, 1]]
-    assert (driver.cache.match([1, 1, 1, 1]), driver.cache.match([2, 2, 2, 2])) == (0, 3)
+    assert (driver.cache.lookup([1, 1, 1, 1]).length, driver.cache.lookup([2, 2, 2, 2]).length) == (0, 3)
 
 
 def test_what_others_hold_too_is_not_saved() -> None:
@@ -190,15 +195,15 @@ def test_what_others_hold_too_is_not_saved() -> None:
     driver.finish(driver.start([1, 1, 1, 1, 5])[0])
     driver.finish(driver.start([1, 1, 1, 1, 6, 6])[0])
     assert driver.cells.saved == []
-    assert driver.cache.match([1, 1, 1, 1, 6, 6]) == 5
+    assert driver.cache.lookup([1, 1, 1, 1, 6, 6]).length == 5
 
 
 def test_without_reuse_nothing_is_retained() -> None:
     cache = PrefixCache(10, 2, reuse=False)
-    sequence_id, _ = cache.start([1, 2, 3])
+    sequence_id = cache.start([1, 2, 3], cache.lookup([1, 2, 3]))
     cache.extend(sequence_id, [1, 2, 3])
     cache.finish(sequence_id)
-    assert (cache.used, cache.match([1, 2, 3, 4])) == (0, 0)
+    assert (cache.used, cache.lookup([1, 2, 3, 4]).length) == (0, 0)
 
 
 def test_common_prefix_agrees_with_a_plain_loop_over_block_edges() -> None:
@@ -214,7 +219,7 @@ actions = st.lists(
         st.tuples(st.just("start"), tokens),
         st.tuples(st.just("extend"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=3)),
         st.tuples(st.just("finish"), st.integers(0, 9), st.booleans()),
-        st.tuples(st.just("restore"), st.integers(0, 9), st.integers(1, 20)),
+        st.tuples(st.just("restore"), st.integers(0, 9), st.integers(1, 20), st.booleans()),
     ),
     max_size=40,
 )
@@ -232,7 +237,7 @@ def test_cells_tokens_and_counts_always_agree_with_llama_cpp(
         elif action == "restore":
             if driver.cells.saved:
                 saved = driver.cells.saved[arguments[0] % len(driver.cells.saved)]
-                driver.restore(saved, min(arguments[1], len(saved)))
+                driver.restore(saved, min(arguments[1], len(saved)), arguments[2])
         elif driver.running:
             sequence_id = list(driver.running)[arguments[0] % len(driver.running)]
             if action == "extend":

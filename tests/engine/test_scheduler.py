@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from predictor.engine import prefix_cache as prefix_cache_module
+from predictor.engine import scheduler as scheduler_module
 from predictor.engine.cell_operations import SaveCells
 from predictor.engine.host_cache import HostCache, SavedPrefix
 from predictor.engine.prefix_cache import PrefixCache
+from predictor.engine.radix_tree import Node
 from predictor.engine.request import Request, SamplingParams
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
@@ -20,9 +26,12 @@ def sequence(prompt: list[int], max_tokens: int = 4) -> Sequence:
     return Sequence(Request("r", tuple(prompt), SamplingParams()), max_tokens)
 
 
-def scheduler(capacity: int = 1000, sequences: int = 4, batch: int = 64, ids: int = 8) -> Scheduler:
+def scheduler(
+    capacity: int = 1000, sequences: int = 4, batch: int = 64, ids: int = 8, *, restorable: bool = True
+) -> Scheduler:
     cache = PrefixCache(capacity, ids, max_retained=capacity // 2, save=True)
-    return Scheduler(cache, HostCache(10_000), max_sequences=sequences, max_batch_tokens=batch)
+    host = HostCache(10_000)
+    return Scheduler(cache, host, lambda *_: restorable, max_sequences=sequences, max_batch_tokens=batch)
 
 
 def step(subject: Scheduler, budget: int | None = None) -> list[Chunk]:
@@ -150,6 +159,44 @@ def test_a_full_cache_preempts_the_last_admitted_and_both_finish() -> None:
     assert (first.num_generated, second.num_generated) == (400, 400)
 
 
+def test_a_saved_prefix_that_cannot_be_read_is_computed_once_for_all_who_share_it() -> None:
+    subject = scheduler(batch=128, restorable=False)
+    prompt = list(range(100, 200))
+    subject.host.add(SavedPrefix(prompt, np.zeros(10, np.uint8)))
+    sequences = [sequence([*prompt, 500 + i]) for i in range(3)]
+    for one in sequences:
+        subject.add(one)
+    assert sizes(step(subject)) == [101]
+    assert list(subject.host) == []
+    step(subject)
+    assert [one.cached_tokens for one in sequences] == [0, 100, 100]
+
+
+def test_a_saved_prefix_is_restored_once_for_all_who_share_it() -> None:
+    subject = scheduler(batch=128)
+    prompt = list(range(100, 200))
+    subject.host.add(SavedPrefix(prompt, np.zeros(10, np.uint8)))
+    sequences = [sequence([*prompt, 500 + i]) for i in range(3)]
+    for one in sequences:
+        subject.add(one)
+    assert sizes(step(subject)) == [1, 1, 1]
+    assert [one.cached_tokens for one in sequences] == [100, 100, 100]
+    assert subject.cache.used == 103
+
+
+def test_an_admission_looks_its_prefix_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = scheduler(batch=128)
+    subject.add(sequence(list(range(100, 140))))
+    step(subject)
+    looked_up = []
+    walk = Node.walk
+    monkeypatch.setattr(Node, "walk", lambda *arguments: looked_up.append(1) or walk(*arguments))
+    subject.add(sequence([*range(100, 140), 1, 2]))
+    step(subject)
+    assert len(subject.running) == 2
+    assert len(looked_up) == 1
+
+
 def test_finish_takes_a_waiting_sequence_out_of_the_queue() -> None:
     subject = scheduler(sequences=1)
     first, second = sequence([1, 2]), sequence([3, 4])
@@ -159,6 +206,14 @@ def test_finish_takes_a_waiting_sequence_out_of_the_queue() -> None:
     subject.finish(second)
     subject.finish(second)
     assert not subject.waiting
+
+
+@pytest.fixture(scope="module")
+def _short_ones_are_worth_saving() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prefix_cache_module, scheduler_module):
+            patch.setattr(module, "WORTH_SAVING_TOKENS", 5)
+        yield
 
 
 requests = st.lists(
@@ -173,6 +228,7 @@ requests = st.lists(
 )
 
 
+@pytest.mark.usefixtures("_short_ones_are_worth_saving")
 @settings(max_examples=300, deadline=None)
 @given(
     requests,
@@ -181,6 +237,7 @@ requests = st.lists(
     st.integers(4, 40),
     st.integers(0, 4),
     st.integers(1, 9),
+    st.booleans(),
 )
 def test_every_sequence_finishes_within_all_budgets(
     script: list[tuple[list[int], int, int, int]],
@@ -189,9 +246,10 @@ def test_every_sequence_finishes_within_all_budgets(
     batch: int,
     spare_ids: int,
     prefill_budget: int,
+    restorable: bool,
 ) -> None:
     """None lost, none starved, no budget exceeded, whatever arrives when and is cancelled when."""
-    subject = scheduler(capacity, max_sequences, batch, max_sequences + spare_ids)
+    subject = scheduler(capacity, max_sequences, batch, max_sequences + spare_ids, restorable=restorable)
     todo = [(at, cancel_at, sequence(prompt, most)) for prompt, most, at, cancel_at in script]
     cancelled: set[int] = set()
     for now in range(5000):
