@@ -203,13 +203,15 @@ async def test_one_system_prompt_is_saved_once_however_many_ask_under_it(make_en
 
 async def test_a_damaged_saved_state_is_computed_again(make_engine: MakeEngine) -> None:
     engine = make_engine(context_tokens=512, max_sequences=2)
-    question = "Once upon a time there was a king who had three daughters. " * 8
-    [first] = await complete(engine, ask(engine, question))
+    story = "Once upon a time there was a king who had three daughters. " * 8
+    question = f"{story} How many daughters did the king have?"
+    await complete(engine, ask(engine, question))
     await complete(engine, Request("other", tuple(range(1000, 1500)), SamplingParams(max_tokens=1)))
     for saved in engine._loop._scheduler.host:
         saved.state[:] = 0
     [again] = await complete(engine, ask(engine, question))
-    assert again.text == first.text
+    assert again.cached_tokens == 0
+    assert "three" in again.text.lower()
     assert engine.stats().running == 0
 
 
