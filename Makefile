@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-all lint format bench llama-server image-test clean distclean
+.PHONY: help setup serve test test-ray test-all lint format bench llama-server image-test docs reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ bench: setup ## compare with llama-server: LLAMA_SERVER=FILE, compiled first whe
 image-test: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## build the image and test it
 	@$(BIN)/python scripts/image_test.py "$(MODEL)"
 
+docs: $(INSTALLED) ## build the documentation's site in build/site; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reference: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## write docs/reference anew from the code
+	@$(BIN)/python scripts/reference_pages.py "$(MODEL)"
+
 clean: ## remove .venv; compiled llama.cpp and the demo model stay
 	rm -rf $(VENV)
 
@@ -75,7 +81,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PINNED) $(BIN)/python scripts/build_llama.py wheel > $(VENV)/llama-wheel
 	@echo "Installing the pinned packages, one to two minutes the first time"
 	@$(PINNED) $(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$(cat $(VENV)/llama-wheel)"
-	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[test,lint,bench,ray]'
+	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[test,lint,bench,ray,docs]'
 	@touch $@
 
 $(DEMO_MODEL): | $(INSTALLED)
