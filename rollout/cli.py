@@ -45,6 +45,17 @@ Context = Annotated[
     typer.Option(metavar="NAME", help="Context of the kubeconfig.", show_default="the current one"),
 ]
 
+_JUDGING = "How the canary is judged"
+_DEFAULTS = Judging()
+Limit = Annotated[
+    str,
+    typer.Option(
+        metavar="LIMIT",
+        help="For the canary, such as '2%' or '300ms', 'stable + 1%', '1.5 * stable + 100ms', or 'off'.",
+        rich_help_panel=_JUDGING,
+    ),
+]
+
 
 @app.command()
 def start(
@@ -63,6 +74,42 @@ def start(
     verdict_timeout: Annotated[
         str, typer.Option(metavar="TIME", help="Pause if a step has no verdict by then.")
     ] = "1h",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE", help="pods, a Prometheus server's URL, or none.", rich_help_panel=_JUDGING
+        ),
+    ] = _DEFAULTS.metrics,
+    error_rate: Limit = _DEFAULTS.error_rate,
+    first_token: Limit = _DEFAULTS.first_token,
+    inter_token: Limit = _DEFAULTS.inter_token,
+    queue: Limit = _DEFAULTS.queue,
+    golden: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts (JSONL) whose answers are compared.",
+            show_default="no comparison",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    logprob_drop: Annotated[
+        float,
+        typer.Option(
+            metavar="NATS",
+            help="How much less likely, per token, the stable model may find the answers.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = _DEFAULTS.logprob_drop,
+    agreement: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="Least share of same answers.", rich_help_panel=_JUDGING
+        ),
+    ] = _DEFAULTS.agreement,
+    reports: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Where the comparison is written.", rich_help_panel=_JUDGING)
+    ] = _DEFAULTS.reports,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a rollout that was paused or interrupted.")
     ] = False,
@@ -90,7 +137,17 @@ def start(
         elif resume:
             _wait(name, namespace, context, Rollout.resume)
         else:
-            judging = Judging()
+            judging = Judging(
+                metrics=metrics,
+                error_rate=error_rate,
+                first_token=first_token,
+                inter_token=inter_token,
+                queue=queue,
+                golden=golden,
+                logprob_drop=logprob_drop,
+                agreement=agreement,
+                reports=reports,
+            )
             _wait(name, namespace, context, lambda rollout: rollout.start(str(model), plan, judging))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
-from wsgiref.simple_server import make_server
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
@@ -67,6 +67,11 @@ class Pod:
         self.metrics.refused(count, reason)
 
 
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
 @contextmanager
 def serving(*pods: Pod) -> Iterator[None]:
     """Serve each pod's metrics at its `url`."""
@@ -76,7 +81,7 @@ def serving(*pods: Pod) -> Iterator[None]:
         def app(environ: Any, start_response: Any, pod: Pod = pod) -> Any:
             return make_wsgi_app(pod.registry)(environ, start_response)
 
-        server = make_server("127.0.0.1", 0, app)
+        server = make_server("127.0.0.1", 0, app, handler_class=_Quiet)
         pod.url = f"http://127.0.0.1:{server.server_port}"
         Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
