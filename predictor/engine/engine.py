@@ -16,7 +16,7 @@ from predictor.engine.decode_loop import DecodeLoop
 from predictor.engine.detokenizer import Detokenizer
 from predictor.engine.generator import Job
 from predictor.engine.llama import Model, Sampler
-from predictor.engine.observer import EngineObserver, NoObserver
+from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserver
 from predictor.engine.request import Request
 from predictor.engine.sequence import Sequence
 from predictor.engine.stream import TokenStream
@@ -57,7 +57,7 @@ class Engine:
 
     def __init__(self, config: EngineConfig, observer: EngineObserver | None = None) -> None:
         self.config = config
-        self._observer = observer or NoObserver()
+        self._observer = GuardedObserver(observer) if observer else NoObserver()
         self._closing = threading.Event()
         self._wake = threading.Condition()
         self._inbox: deque[tuple[Job, bool]] = deque()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from predictor.engine.request import FinishReason
@@ -13,8 +12,6 @@ from predictor.telemetry.request_log import log_finished
 
 if TYPE_CHECKING:
     from predictor.telemetry.tracing import RequestTracer
-
-logger = logging.getLogger(__name__)
 
 
 class ServingObserver:
@@ -37,7 +34,4 @@ class ServingObserver:
         self._metrics.finished(request)
         sequence.context.run(log_finished, request)
         if self._tracer is not None:
-            try:
-                self._tracer.finished(sequence, request, now)
-            except Exception:  # of OpenTelemetry's making; the decode thread must go on
-                logger.exception("no span was made of a request")
+            self._tracer.finished(sequence, request, now)
