@@ -37,6 +37,17 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
         """Whether every model takes requests."""
         return all(self._models.is_ready(name) for name in self._models.names)
 
+    async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False) -> bool:
+        """Whether a model takes requests; kserve asks with True where it is about to send one.
+
+        Raises:
+            NotReady: it takes none, and there is one.
+        """
+        ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
+        if disable_predictor_health_check and not ready:
+            self._models.get(model_name)
+        return ready
+
     def decode_inference_request(
         self, body: bytes | InferenceRequest, headers: Mapping[str, str], model_name: str
     ) -> InferRequest:

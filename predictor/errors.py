@@ -35,6 +35,10 @@ class RequestTooLarge(PredictorError):
     """The request body is over the size limit."""
 
 
+class Unauthenticated(PredictorError):
+    """The call carries no API key, or one that this server doesn't know."""
+
+
 class ModelNotFound(PredictorError):
     """The request names a model that this server does not serve."""
 
@@ -54,6 +58,10 @@ class Unavailable(PredictorError):
 
 class QueueFull(Unavailable):
     """The bounded queue of waiting requests is full."""
+
+
+class RateLimited(Unavailable):
+    """The caller's API key has reached one of its limits."""
 
 
 class NotReady(Unavailable):

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from predictor.access.gate import Gate
 from predictor.api.errors import install_error_handlers
 from predictor.api.generate import generate_router
 from predictor.api.middleware import install_middleware
 from predictor.api.openai import openai_router
 from predictor.api.predict import predict_router
 from predictor.api.repository import closed_repository_router
+from predictor.api.versions import no_versions_router
 from predictor.served_models import ServedModels
 from predictor.settings import Settings
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from predictor.model import LlamaCppModel
 
 
-def mount_protocols(app: FastAPI, models: ServedModels, name: str, settings: Settings) -> LlamaCppModel:
+def mount_protocols(
+    app: FastAPI, models: ServedModels, name: str, settings: Settings, gate: Gate | None
+) -> LlamaCppModel:
     """Add our routes and middleware to kserve's application.
 
     Args:
@@ -27,6 +31,7 @@ def mount_protocols(app: FastAPI, models: ServedModels, name: str, settings: Set
         models: what is served.
         name: of the model to make.
         settings: which routes there are, and their limits.
+        gate: checks API keys; None lets everybody in.
 
     Returns:
         What kserve's V1 and V2 routes call.
@@ -37,13 +42,24 @@ def mount_protocols(app: FastAPI, models: ServedModels, name: str, settings: Set
     install_error_handlers(app)
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(openai_router(models), prefix=prefix)
-    for router in (generate_router(models), predict_router(models), closed_repository_router()):
+    for router in (
+        generate_router(models),
+        predict_router(models),
+        no_versions_router(),
+        closed_repository_router(),
+    ):
         app.include_router(router)
     if settings.ui:
         from predictor.api.chat_page import install_page
 
         install_page(app)
-    install_middleware(app, max_body_bytes=settings.max_body_bytes)
+    install_middleware(
+        app,
+        max_body_bytes=settings.max_body_bytes,
+        gate=gate,
+        open_routes=settings.open_port is None,
+        cors_origins=settings.cors_origins.split(",") if settings.cors_origins else (),
+    )
     if settings.otlp_traces_endpoint is None:
         return LlamaCppModel(name, models)
     from predictor.telemetry.tracing import TraceContext

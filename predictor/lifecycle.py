@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import kserve
+import uvicorn
 from grpc_interceptor.exceptions import PermissionDenied
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+from starlette.types import ASGIApp
 
 from predictor.api.repository import CLOSED
 from predictor.dataplane import ServingDataPlane
 from predictor.served_models import ServedModels
+from predictor.tls import CertificateFiles, renew_certificate
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,23 @@ class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
         raise PermissionDenied(CLOSED)
 
 
+class OpenServer(uvicorn.Server):
+    """Serves a part of the application on a port of its own, beside kserve's server.
+
+    Args:
+        app: what it serves.
+        port: where.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        super().__init__(uvicorn.Config(app, "0.0.0.0", port, log_config=None, lifespan="off"))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: `DrainingModelServer` ends it."""
+        yield
+
+
 class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
     """Starts with unready models and stops in order.
 
@@ -46,6 +69,10 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         background: runs beside the servers from the moment they listen; when it fails the server stops, and
             when the server stops it is cancelled.
         drain: waits for running requests on SIGTERM and SIGINT; cancelled by a second signal.
+        http_port: serves HTTP; over TLS where there is a certificate.
+        certificate: for TLS over HTTP.
+        grpc_server: makes the gRPC server; None for no gRPC.
+        open_server: serves health and metrics on a port of their own; None where they have none.
         options: kserve.ModelServer's own.
     """
 
@@ -54,9 +81,26 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         models: ServedModels,
         background: Callable[[], Coroutine[Any, Any, None]],
         drain: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        http_port: int,
+        certificate: CertificateFiles | None,
+        grpc_server: Callable[[DataPlane, ModelRepositoryExtension], GRPCServer] | None,
+        open_server: OpenServer | None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(
+            ssl_certfile=certificate and str(certificate.certificate),
+            ssl_keyfile=certificate and str(certificate.key),
+            # kserve's gRPC server takes neither interceptors nor certificates, so it starts none.
+            enable_grpc=False,
+            **options,
+        )
+        # kserve takes port 8443 for 8080 where there is a certificate.
+        self.http_port = http_port
+        self._certificate = certificate
+        self._renewal: asyncio.Task[None] | None = None
+        self._make_grpc_server = grpc_server
+        self._open_server = open_server
         self._models = models
         self._background = background
         self._drain = drain
@@ -77,6 +121,11 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         for model in models:
             self.register_model(model)
         self.servers.append(self._watch())
+        if self._make_grpc_server is not None:
+            self._grpc_server = self._make_grpc_server(self.dataplane, self.model_repository_extension)
+            self.servers.append(self._grpc_server.start(self.max_threads))
+        if self._open_server is not None:
+            self.servers.append(self._open_server.serve())
         self.start([])
         if self._failure is not None:
             raise self._failure
@@ -90,6 +139,10 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_stop, f"received {number.name}")
+        if self._certificate is not None:
+            self._renewal = asyncio.create_task(
+                renew_certificate(self._certificate, self._rest_server.config.ssl)
+            )
         self._work = asyncio.create_task(self._background())
         await asyncio.wait((self._work,))
         if not self._work.cancelled() and (error := self._work.exception()) is not None:
@@ -102,7 +155,7 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
             self._draining.cancel()
             return
         logger.info("%s: finishing what runs and taking nothing new", reason)
-        self._models.withdraw_all("is shutting down")
+        self._models.withdraw_all()
         if self._work is not None:
             self._work.cancel()
         self._draining = asyncio.create_task(self._drain())
@@ -115,3 +168,5 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         self._rest_server._server.should_exit = True
         if self._grpc_server is not None:
             await self._grpc_server.stop()
+        if self._open_server is not None:
+            self._open_server.should_exit = True

@@ -18,6 +18,7 @@ from predictor.telemetry.startup_times import StartupTimes
 from predictor.text_generation import TextGenerator
 
 if TYPE_CHECKING:
+    from predictor.telemetry.metrics import EngineMetrics
     from predictor.telemetry.tracing import RequestTracer
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class BackgroundLoad:
         self.name = plan.name
         self._plan = plan
         self._times = times
+        self._counters: Future[EngineMetrics] = Future()
         self._engine: Future[Engine] = Future()
         self._engine.set_running_or_notify_cancel()  # Who gives up waiting must not cancel the load.
         # A daemon: a signal in the middle of a long load must be able to end the process.
@@ -115,6 +117,10 @@ class BackgroundLoad:
             if not done:
                 engine.abort()
 
+    def count_refused(self, reason: str) -> None:
+        """Count a request that was turned away before it came to the engine; see `EngineMetrics.refused`."""
+        self._counters.result().refused(1, reason)
+
     def close(self) -> None:
         """Free the model, if it was loaded."""
         if self._engine.done() and self._engine.exception() is None:
@@ -137,10 +143,13 @@ class BackgroundLoad:
 
             self._metrics = CollectorRegistry()
             metrics = EngineMetrics(self.name, self._metrics)
+            self._counters.set_result(metrics)
             with self._times.measure("load"):
                 engine = Engine(self._plan.engine, ServingObserver(metrics, self._tracer()))
             metrics.read(engine.stats)
         except BaseException as error:
+            if not self._counters.done():
+                self._counters.set_exception(error)
             self._engine.set_exception(error)
             return
         logger.info("loaded and warm after %.2f s", self._times.parts["load"])

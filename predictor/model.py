@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from kserve import InferOutput, InferRequest, InferResponse, Model
-from kserve.errors import ModelNotReady
 from kserve.protocol.infer_type import InferInput
 
-from predictor.api.errors import grpc_error
 from predictor.api.fields import is_unicode
 from predictor.api.middleware import current_request_id
 from predictor.api.sampling import PROTOCOL_PARAMETERS, parse_sampling
 from predictor.engine.request import Request
-from predictor.errors import InvalidRequest, PredictorError
+from predictor.errors import InvalidRequest
 from predictor.served_models import ServedModels
 from predictor.text_generation import Completion, TextGenerator
 
@@ -55,9 +53,10 @@ class LlamaCppModel(Model):  # type: ignore[misc]
         """kserve calls this for a request that comes before the model is ready.
 
         Raises:
-            ModelNotReady: always, as the server loads the model by itself.
+            NotReady: always, as the server loads the model by itself.
         """
-        raise _StillLoading(self.name)
+        self._models.get(self.name)
+        return True
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """V2 metadata of the inputs."""
@@ -76,16 +75,11 @@ class LlamaCppModel(Model):  # type: ignore[misc]
         """Answer one V1 or V2 call; everything in it runs as one batch.
 
         Raises:
-            PredictorError: over REST; over gRPC the exception with the matching status code.
+            PredictorError: the call can't be answered.
         """
-        if not isinstance(payload, InferRequest):
-            return await self._predict_v1(payload)
-        if not payload.from_grpc:
+        if isinstance(payload, InferRequest):
             return await self._predict_v2(payload)
-        try:
-            return await self._predict_v2(payload)
-        except PredictorError as error:
-            raise grpc_error(error) from error
+        return await self._predict_v1(payload)
 
     async def _predict_v1(self, payload: Any) -> dict[str, Any]:
         generator = self._models.get(self.name)
@@ -112,14 +106,6 @@ class LlamaCppModel(Model):  # type: ignore[misc]
                 tokens = await generator.tokenize_chat(_messages(system, prompt))
             requests.append(Request(payload.id or current_request_id() or "", tokens, params))
         return _infer_response(payload, self.name, await generator.complete(requests))
-
-
-class _StillLoading(ModelNotReady):  # type: ignore[misc]
-    """kserve's gRPC interceptor reads `reason`, which kserve's own class lacks."""
-
-    @property
-    def reason(self) -> str:
-        return str(self)
 
 
 def _tensor(name: str, datatype: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from predictor.errors import ModelNotFound, NotReady
 from predictor.text_generation import TextGenerator
@@ -17,12 +17,14 @@ class ServedModels:
 
     Args:
         names: every name that requests may use.
+        refused: told "loading" or "shutting_down" for each request that came too early or too late.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], refused: Callable[[str], None] = lambda reason: None) -> None:
         self.created = int(time.time())
+        self._refused = refused
+        self._closing = False
         self._generators: dict[str, TextGenerator | None] = dict.fromkeys(names)
-        self._unavailable = "is still loading"
 
     @property
     def names(self) -> list[str]:
@@ -37,12 +39,25 @@ class ServedModels:
         """From now on requests for `name` go to `generator`."""
         self._generators[name] = generator
 
-    def withdraw_all(self, reason: str) -> None:
-        """From now on every request is refused; `reason` completes "model NAME ..."."""
-        self._unavailable = reason
+    def withdraw_all(self) -> None:
+        """From now on every request is refused, since the server is shutting down."""
+        self._closing = True
         self._generators = dict.fromkeys(self._generators)
 
     def get(self, name: str) -> TextGenerator:
+        """The generator for a request to `name`; counts one that is refused.
+
+        Raises:
+            ModelNotFound: no such name.
+            NotReady: the model is loading or the server is shutting down.
+        """
+        try:
+            return self.find(name)
+        except NotReady:
+            self._refused("shutting_down" if self._closing else "loading")
+            raise
+
+    def find(self, name: str) -> TextGenerator:
         """The generator for `name`.
 
         Raises:
@@ -54,5 +69,6 @@ class ServedModels:
             raise ModelNotFound(f"model {name!r} is not served here; available: {known}", param="model")
         generator = self._generators[name]
         if generator is None:
-            raise NotReady(f"model {name!r} {self._unavailable}; try again later", retry_after=5)
+            state = "is shutting down" if self._closing else "is still loading"
+            raise NotReady(f"model {name!r} {state}; try again later", retry_after=5)
         return generator

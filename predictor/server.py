@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
+from typing import TYPE_CHECKING
 
 from predictor.deferred_imports import import_kserve
 from predictor.loading import BackgroundLoad
 from predictor.logs import add_request_fields, configure_logging
 from predictor.settings import Settings
-from predictor.startup import check_ports, plan_startup
+from predictor.startup import StartupPlan, check_ports, plan_startup
 from predictor.telemetry.startup_times import StartupTimes
+
+if TYPE_CHECKING:
+    from kserve.protocol.dataplane import DataPlane
+    from kserve.protocol.grpc.server import GRPCServer
+    from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+    from predictor.access.gate import Gate
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +42,13 @@ def run(settings: Settings) -> int:
     # kserve takes longer to import than a small model to load, so both happen at once.
     load = BackgroundLoad(plan, times)
     try:
-        _serve(settings, load, times)
+        _serve(settings, plan, load, times)
     finally:
         load.close()
     return 0
 
 
-def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> None:
+def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: StartupTimes) -> None:
     # kserve reads the command line when it is imported; the options there are ours.
     sys.argv = sys.argv[:1]
     with times.measure("imports"):
@@ -47,17 +56,18 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
 
         import_kserve()
         from kserve.model_server import app
-        from kserve.model_server import args as kserve_args
 
+        from predictor.access.gate import current_caller, gate_of
+        from predictor.api.access import OpenRoutes
         from predictor.api.middleware import current_path, current_request_id
         from predictor.http_application import mount_protocols
-        from predictor.lifecycle import DrainingModelServer
+        from predictor.lifecycle import DrainingModelServer, OpenServer
         from predictor.served_models import ServedModels
 
-    add_request_fields(request_id=current_request_id, path=current_path)
-    kserve_args.grpc_max_receive_message_length = settings.max_body_bytes
-    models = ServedModels([load.name])
-    model = mount_protocols(app, models, load.name, settings)
+    add_request_fields(request_id=current_request_id, path=current_path, api_key=current_caller)
+    models = ServedModels([load.name], load.count_refused)
+    gate = gate_of(settings, load.count_refused)
+    model = mount_protocols(app, models, load.name, settings, gate)
 
     async def publish_and_watch() -> None:
         models.publish(load.name, await load.wait())
@@ -70,8 +80,9 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
         publish_and_watch,
         lambda: load.drain(settings.grace_period_seconds),
         http_port=settings.http_port,
-        grpc_port=settings.grpc_port,
-        enable_grpc=settings.enable_grpc,
+        certificate=plan.certificate,
+        grpc_server=partial(_grpc_server, settings, plan, gate) if settings.enable_grpc else None,
+        open_server=OpenServer(OpenRoutes(app), settings.open_port) if settings.open_port else None,
         enable_latency_logging=False,
         workers=1,
     )
@@ -79,3 +90,25 @@ def _serve(settings: Settings, load: BackgroundLoad, times: StartupTimes) -> Non
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())
     server.serve([model])
+
+
+def _grpc_server(
+    settings: Settings,
+    plan: StartupPlan,
+    gate: Gate | None,
+    dataplane: DataPlane,
+    repository: ModelRepositoryExtension,
+) -> GRPCServer:
+    from predictor.api.grpc_calls import ServingInterceptor
+    from predictor.grpc_server import ServingGRPCServer
+    from predictor.lifecycle import CLOSE_SECONDS
+
+    return ServingGRPCServer(
+        settings.grpc_port,
+        dataplane,
+        repository,
+        interceptors=[ServingInterceptor(gate, open_routes=settings.open_port is None)],
+        max_message_bytes=settings.max_body_bytes,
+        certificate=plan.certificate,
+        grace_period=CLOSE_SECONDS,
+    )

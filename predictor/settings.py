@@ -36,6 +36,7 @@ MODEL = "Model"
 NETWORK = "Network"
 BATCHING = "Context and batching"
 COMPUTE = "Threads, memory and GPU"
+ACCESS = "Access"
 LOGGING = "Logs and traces"
 RAY = "Ray Serve"
 
@@ -101,6 +102,50 @@ class Settings(BaseSettings):
         ),
         Shown(NETWORK, "seconds"),
     ] = 25
+
+    api_key_file: Annotated[
+        FilePath | None,
+        Field(description="File with the API keys that may call, one a line; read again when it changes."),
+        Shown(ACCESS, "file", "everybody may call"),
+    ] = None
+    key_requests_per_minute: Annotated[
+        Count | None,
+        Field(description="Calls that one API key may make in a minute; a key's line in the file wins."),
+        Shown(ACCESS, "calls", "no limit"),
+    ] = None
+    key_max_concurrent: Annotated[
+        Count | None,
+        Field(description="Calls of one API key that may run at the same time; a key's line wins here too."),
+        Shown(ACCESS, "calls", "no limit"),
+    ] = None
+    open_port: Annotated[
+        Port | None,
+        Field(
+            description="Port of their own for health and metrics, over plain HTTP and without an API key. "
+            "On the other ports they need a key then."
+        ),
+        Shown(ACCESS, "port", "on the other ports, without a key"),
+    ] = None
+    tls_cert_file: Annotated[
+        FilePath | None,
+        Field(
+            description="Certificate chain in PEM for TLS, over HTTP and gRPC; read again when it changes."
+        ),
+        Shown(ACCESS, "file", "no TLS"),
+    ] = None
+    tls_key_file: Annotated[
+        FilePath | None,
+        Field(description="Private key of the certificate, in PEM and without a password."),
+        Shown(ACCESS, "file", "no TLS"),
+    ] = None
+    cors_origins: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(\*|https?://[^\s,/*]+(,https?://[^\s,/*]+)*)$",
+            description="Origins whose pages may call from a browser, separated by commas, or * for all.",
+        ),
+        Shown(ACCESS, "origins", "none"),
+    ] = None
 
     context_tokens: Annotated[
         int | None,
@@ -256,6 +301,11 @@ class Settings(BaseSettings):
         for field in _RAY_ONLY:
             if self.platform != "ray" and getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"{flag(field)} needs {flag('platform')} ray")
+        for field in ("open_port", "tls_cert_file"):
+            if self.platform == "ray" and getattr(self, field) is not None:
+                raise ValueError(
+                    f"{flag(field)} is not for {flag('platform')} ray, whose proxy owns the ports"
+                )
         if self.max_replicas is None and self.min_replicas is not None:
             raise ValueError(f"{flag('min_replicas')} needs {flag('max_replicas')}")
         if self.max_replicas is not None and self.max_replicas < (
@@ -269,6 +319,14 @@ class Settings(BaseSettings):
                 f"{flag('http_port')} and {flag('grpc_port')} are both {self.http_port}: "
                 f"choose two ports, or --no-enable-grpc"
             )
+        others = (self.http_port, *((self.grpc_port,) if self.enable_grpc else ()))
+        if self.open_port in others:
+            raise ValueError(f"{flag('open_port')} {self.open_port} is another option's port: choose its own")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError(f"{flag('tls_cert_file')} and {flag('tls_key_file')} are needed together")
+        for field in ("key_requests_per_minute", "key_max_concurrent"):
+            if getattr(self, field) is not None and self.api_key_file is None:
+                raise ValueError(f"{flag(field)} limits API keys: give {flag('api_key_file')} too")
         if self.max_batch_tokens < self.max_sequences:
             raise ValueError(
                 f"{flag('max_batch_tokens')} is {self.max_batch_tokens}, less than {flag('max_sequences')} "

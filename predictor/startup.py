@@ -9,6 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from predictor.access.keys import read_keys
 from predictor.cgroup import default_threads, memory_limit
 from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig
 from predictor.engine.prefix_store import PrefixStore, model_key
@@ -18,6 +19,7 @@ from predictor.gguf_split import read_parts
 from predictor.memory import MemoryEstimate, check_memory
 from predictor.settings import Settings, flag
 from predictor.storage import resolve_model
+from predictor.tls import CertificateFiles
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class StartupPlan:
         chat_template: the Jinja source that replaces the model's own, None to keep that.
         parts: headers of the model, the first part first.
         traces_endpoint: where spans are sent, None for nowhere.
+        certificate: for TLS, None for none.
     """
 
     name: str
@@ -39,6 +42,7 @@ class StartupPlan:
     chat_template: str | None
     parts: tuple[GgufHeader, ...]
     traces_endpoint: str | None
+    certificate: CertificateFiles | None
 
 
 def plan_startup(settings: Settings) -> StartupPlan:
@@ -48,6 +52,9 @@ def plan_startup(settings: Settings) -> StartupPlan:
         StartupError: something is wrong; the message says what to do.
     """
     _check_traces(settings)
+    if settings.api_key_file is not None:
+        read_keys(settings.api_key_file)
+    certificate = _certificate(settings)
     path = resolve_model(settings.model, model_file=settings.model_file)
     parts = read_parts(path)
     context_tokens = settings.context_tokens or min(
@@ -70,7 +77,22 @@ def plan_startup(settings: Settings) -> StartupPlan:
         prefix_store=_prefix_store(settings, [part.path for part in parts]),
         host_cache_bytes=_host_cache_bytes(settings, estimate),
     )
-    return StartupPlan(name, config, template, tuple(parts), settings.otlp_traces_endpoint)
+    return StartupPlan(
+        name,
+        config,
+        template,
+        tuple(parts),
+        settings.otlp_traces_endpoint,
+        certificate,
+    )
+
+
+def _certificate(settings: Settings) -> CertificateFiles | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    files = CertificateFiles(settings.tls_cert_file, settings.tls_key_file)
+    files.check()
+    return files
 
 
 def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:
@@ -114,9 +136,12 @@ def check_ports(settings: Settings) -> None:
     Raises:
         StartupError: one is in use.
     """
-    fields = ["http_port", "grpc_port"] if settings.enable_grpc else ["http_port"]
-    for field in fields:
-        port = getattr(settings, field)
+    ports = {"http_port": settings.http_port, "open_port": settings.open_port}
+    if settings.enable_grpc:
+        ports["grpc_port"] = settings.grpc_port
+    for field, port in ports.items():
+        if port is None:
+            continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

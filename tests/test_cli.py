@@ -97,12 +97,19 @@ VALUES = {
     "otlp_traces_endpoint": "http://collector:4318/v1/traces",
     "platform": "ray",
     "routing": "load",
+    "api_key_file": __file__,
+    "tls_cert_file": __file__,
+    "tls_key_file": __file__,
+    "cors_origins": "https://a.example,http://localhost:3000",
 }
 # What else an option needs, by field.
 COMPANIONS = {
     **{key: {"platform": "ray"} for key in ("replicas", "replica_gpus", "routing", "canary_model")},
     **{key: {"platform": "ray", "max_replicas": "77"} for key in ("min_replicas", "max_replicas")},
     "canary_percent": {"platform": "ray", "canary_model": "m"},
+    **{key: {"api_key_file": __file__} for key in ("key_requests_per_minute", "key_max_concurrent")},
+    "tls_cert_file": {"tls_key_file": __file__},
+    "tls_key_file": {"tls_cert_file": __file__},
 }
 
 

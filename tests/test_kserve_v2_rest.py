@@ -264,8 +264,15 @@ def test_unknown_models_and_versions(server: Server) -> None:
     assert post(server, body, model="nope").status_code == 404
     assert "nope" in post(server, body, model="nope").json()["error"]
     versioned = post(server, body, model=f"{server.model_name}/versions/2")
-    assert (versioned.status_code, list(versioned.json())) == (501, ["error"])
-    for path, status in (("nope", 404), ("nope/ready", 404), (server.model_name, 200)):
+    assert (versioned.status_code, list(versioned.json())) == (404, ["error"])
+    assert "no versions" in versioned.json()["error"]
+    for path, status in (
+        ("nope", 404),
+        ("nope/ready", 404),
+        (server.model_name, 200),
+        (f"{server.model_name}/versions/2", 404),
+        (f"{server.model_name}/versions/2/ready", 404),
+    ):
         assert requests.get(f"{server.http_url}/v2/models/{path}", timeout=60).status_code == status
 
 

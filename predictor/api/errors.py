@@ -27,7 +27,9 @@ from predictor.errors import (
     PredictorError,
     PromptTooLong,
     QueueFull,
+    RateLimited,
     RequestTooLarge,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -45,7 +47,7 @@ GENERIC_MESSAGE = "internal error; the server's log has the details"
 class _Form:
     """How a class of errors looks: HTTP status, OpenAI's type and code, the class in `grpc_interceptor`."""
 
-    error: type[Exception]
+    error: type[Exception] | tuple[type[Exception], ...]
     status: HTTPStatus
     kind: str
     code: str | None
@@ -65,6 +67,13 @@ _FORMS = (
     _Form(InvalidRequest, HTTPStatus.BAD_REQUEST, "invalid_request_error", None, "InvalidArgument"),
     _Form(ModelNotFound, HTTPStatus.NOT_FOUND, "invalid_request_error", "model_not_found", "NotFound"),
     _Form(
+        Unauthenticated,
+        HTTPStatus.UNAUTHORIZED,
+        "authentication_error",
+        "invalid_api_key",
+        "Unauthenticated",
+    ),
+    _Form(
         RequestTooLarge,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "invalid_request_error",
@@ -72,7 +81,7 @@ _FORMS = (
         "ResourceExhausted",
     ),
     _Form(
-        QueueFull,
+        (QueueFull, RateLimited),
         HTTPStatus.TOO_MANY_REQUESTS,
         "rate_limit_error",
         "rate_limit_exceeded",
@@ -122,8 +131,13 @@ def grpc_error(error: Exception) -> GrpcException:
 def error_response(error: Exception, path: str) -> Response:
     """The answer to `error` on the route `path`, with `Retry-After` where a later try may succeed."""
     body = openai_error(error) if _is_openai(path) else kserve_error(error)
-    headers = {"retry-after": str(error.retry_after)} if isinstance(error, Unavailable) else None
-    return _json(http_status(error), body, headers)
+    return _json(http_status(error), body, _headers(error))
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, Unavailable):
+        return {"retry-after": str(error.retry_after)}
+    return {"www-authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
 
 
 def describe_validation(errors: Sequence[Any]) -> InvalidRequest:

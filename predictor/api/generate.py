@@ -21,7 +21,6 @@ from predictor.api.middleware import current_request_id
 from predictor.api.sampling import SamplingFields
 from predictor.api.streaming import EventStream, ending_with_error, sse
 from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
-from predictor.errors import ModelNotFound
 from predictor.served_models import ServedModels
 from predictor.text_generation import RequestStream, TextGenerator
 
@@ -56,11 +55,6 @@ def generate_router(models: ServedModels) -> APIRouter:
     @router.post("/{model}/generate_stream", response_model=None)
     async def generate_stream(model: str, body: GenerateRequest) -> Response:
         return (await _Generation.read(models.get(model), body)).streamed()
-
-    @router.post("/{model}/versions/{version}/generate", response_model=None)
-    @router.post("/{model}/versions/{version}/generate_stream", response_model=None)
-    async def versioned(model: str, version: str) -> Response:
-        raise ModelNotFound(f"models have no versions here: leave /versions/{version} out of the path")
 
     return router
 

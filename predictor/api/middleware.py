@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.access.gate import Gate
+from predictor.api.access import RequireKey
 from predictor.api.errors import error_response
 from predictor.errors import RequestTooLarge
 
@@ -20,17 +25,43 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _RETRY_STATUSES = (429, 503)
 
 
-def install_middleware(app: Starlette, *, max_body_bytes: int) -> None:
-    """Put every middleware of this module around `app`, in the order they need."""
-    # The last one added is the outermost: bodies are counted while read, and every answer gets an id.
+def install_middleware(
+    app: Starlette,
+    *,
+    max_body_bytes: int,
+    gate: Gate | None = None,
+    open_routes: bool = True,
+    cors_origins: Sequence[str] = (),
+) -> None:
+    """Put every middleware around `app`, in the order they need.
+
+    Args:
+        app: the application.
+        max_body_bytes: largest body accepted.
+        gate: checks API keys; None lets everybody in.
+        open_routes: whether health and metrics need no key.
+        cors_origins: pages of these origins may call from a browser.
+    """
+    # The last one added is the outermost: nobody's body is read before the key, browsers ask for permission
+    # without one, bodies are counted while read, and every answer gets an id.
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    if gate is not None:
+        app.add_middleware(RequireKey, gate=gate, open_routes=open_routes)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("x-request-id", "retry-after"),
+        )
     app.add_middleware(RetryAfter)
     app.add_middleware(RequestId)
 
 
 def current_request_id() -> str | None:
-    """The id of the HTTP request being handled, for logs; None outside of one."""
+    """The id of the request being handled, for logs; None outside of one."""
     return _request_id.get()
 
 
@@ -39,11 +70,28 @@ def current_path() -> str | None:
     return _path.get()
 
 
+@contextmanager
+def request_identity(request_id: str, path: str | None) -> Iterator[str]:
+    """Within the block, `current_request_id` and `current_path` tell of this request.
+
+    Args:
+        request_id: the caller's; replaced unless it is short and of harmless characters, for the logs.
+        path: of an HTTP request.
+    """
+    if not _SAFE_ID.fullmatch(request_id):
+        request_id = uuid.uuid4().hex
+    token, path_token = _request_id.set(request_id), _path.set(path)
+    try:
+        yield request_id
+    finally:
+        _request_id.reset(token)
+        _path.reset(path_token)
+
+
 class RequestId:
     """Gives every request an id and echoes it as `x-request-id`.
 
-    The caller's own is kept when it is short and of harmless characters, since it goes into logs. kserve logs
-    the request header, so the header is set on the way in as well.
+    kserve logs the request header, so the header is set on the way in as well.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -55,23 +103,15 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         headers = MutableHeaders(scope=scope)
-        request_id = headers.get("x-request-id", "")
-        if not _SAFE_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
+        with request_identity(headers.get("x-request-id", ""), scope["path"]) as request_id:
             headers["x-request-id"] = request_id
-        token = _request_id.set(request_id)
-        path_token = _path.set(scope["path"])
 
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
-            await send(message)
+            async def send_with_id(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    MutableHeaders(scope=message)["x-request-id"] = request_id
+                await send(message)
 
-        try:
             await self.app(scope, receive, send_with_id)
-        finally:
-            _request_id.reset(token)
-            _path.reset(path_token)
 
 
 class RetryAfter:

@@ -46,7 +46,7 @@ def openai_router(models: ServedModels) -> APIRouter:
 
     @router.get("/models/{model:path}", response_model=None)
     async def get_model(model: str) -> dict[str, Any]:
-        models.get(model)
+        models.find(model)
         return {**_model(models, model), "name": model, "ready": True}
 
     return router

@@ -19,7 +19,7 @@ from predictor.engine.sequence import Sequence
 from predictor.telemetry.finished import FINISHED_REASONS, FinishedRequest
 
 PREFIX = "kserve_llamacpp_"
-REFUSALS = ("queue_full", "shutting_down", "invalid")
+REFUSALS = ("queue_full", "loading", "shutting_down", "invalid", "unauthenticated", "rate_limited")
 
 # Small models on a CPU give a token in 2 to 20 ms, large ones in up to a second.
 TOKEN_SECONDS = (
@@ -81,7 +81,7 @@ class EngineMetrics:
         ).labels(model_name)
         finished = counter("request_success", "Requests that ended.", "finished_reason")
         self._finished = {reason: finished.labels(model_name, reason) for reason in FINISHED_REASONS}
-        self._refused = counter("request_rejected", "Requests the engine refused.", "reason")
+        self._refused = counter("request_rejected", "Requests that were refused.", "reason")
         for reason in REFUSALS:
             self._refused.labels(model_name, reason)
 
@@ -108,7 +108,7 @@ class EngineMetrics:
         self._decode.observe(request.decode or 0.0)
 
     def refused(self, count: int, reason: str) -> None:
-        """Count requests that the engine didn't take."""
+        """Count requests that were not taken, for one of `REFUSALS`."""
         self._refused.labels(self._name, reason).inc(count)
 
 

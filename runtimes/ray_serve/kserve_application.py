@@ -14,6 +14,7 @@ class KServeApplication:
 
     Args:
         settings: with `model_name`.
+        refused: told the reason for each request that is turned away before it comes to the engine.
 
     Attributes:
         app: the ASGI application.
@@ -22,12 +23,14 @@ class KServeApplication:
         log_fields: for `add_request_fields`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, refused: Callable[[str], None]) -> None:
         import_kserve()
         from kserve import ModelRepository
         from kserve.model_server import app
         from kserve.protocol.rest.server import RESTServer
 
+        from predictor.access.gate import current_caller, gate_of
+        from predictor.api.grpc_calls import ServingInterceptor
         from predictor.api.middleware import current_path, current_request_id
         from predictor.dataplane import ServingDataPlane
         from predictor.http_application import mount_protocols
@@ -35,8 +38,9 @@ class KServeApplication:
         from runtimes.ray_serve.open_inference import OpenInferenceService
 
         assert settings.model_name is not None
-        self.models = ServedModels([settings.model_name])
-        model = mount_protocols(app, self.models, settings.model_name, settings)
+        self.models = ServedModels([settings.model_name], refused)
+        gate = gate_of(settings, refused)
+        model = mount_protocols(app, self.models, settings.model_name, settings, gate)
         repository = ModelRepository()
         repository.update(model)
         data_plane = ServingDataPlane(repository, self.models)
@@ -44,8 +48,9 @@ class KServeApplication:
         # Adds kserve's routes to its application; the server itself is never started.
         RESTServer("kserve.model_server:app", data_plane, closed, http_port=0).create_application()
         self.app = app
-        self.grpc = OpenInferenceService(data_plane, closed)
+        self.grpc = OpenInferenceService(data_plane, closed, ServingInterceptor(gate, open_routes=True))
         self.log_fields: Mapping[str, Callable[[], str | None]] = {
             "request_id": current_request_id,
             "path": current_path,
+            "api_key": current_caller,
         }

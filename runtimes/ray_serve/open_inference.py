@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
+from grpc_interceptor.server import AsyncServerInterceptor
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
@@ -21,19 +21,29 @@ class OpenInferenceService:
     Args:
         data_plane: answers them.
         repository: answers those that load and unload.
+        interceptor: stands before them.
     """
 
-    def __init__(self, data_plane: DataPlane, repository: ModelRepositoryExtension) -> None:
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        repository: ModelRepositoryExtension,
+        interceptor: AsyncServerInterceptor,
+    ) -> None:
         self._servicer = InferenceServicer(data_plane, repository)
+        self._interceptor = interceptor
         self._errors = ExceptionToStatusInterceptor()
 
     async def call(self, method: str, request: bytes, metadata: list[tuple[str, str]]) -> GrpcAnswer:
         """Answer one call; see `EngineReplica.infer` for the arguments."""
         message = getattr(messages, f"{method}Request").FromString(request)
+        implementation = getattr(self._servicer, method)
+
+        async def intercepted(request: Any, context: Any) -> Any:
+            return await self._interceptor.intercept(implementation, request, context, method)
+
         try:
-            answer = await self._errors.intercept(
-                getattr(self._servicer, method), message, _Context(metadata), method
-            )
+            answer = await self._errors.intercept(intercepted, message, _Context(metadata), method)
         except _Aborted as end:
             return GrpcAnswer(b"", end.code.name, end.details)
         return GrpcAnswer(answer.SerializeToString())
@@ -46,14 +56,25 @@ class _Aborted(Exception):
         self.details = details
 
 
+class _Metadatum(NamedTuple):
+    key: str
+    value: str
+
+
 class _Context:
     """The part of grpc.aio.ServicerContext that kserve uses."""
 
     def __init__(self, metadata: list[tuple[str, str]]) -> None:
-        self._metadata = [SimpleNamespace(key=key, value=value) for key, value in metadata]
+        self._metadata = [_Metadatum(*pair) for pair in metadata]
 
     def invocation_metadata(self) -> list[Any]:
         return self._metadata
+
+    async def send_initial_metadata(self, metadata: object) -> None:
+        """Nothing: Ray Serve sends none."""
+
+    def set_trailing_metadata(self, metadata: object) -> None:
+        """Nothing: Ray Serve sends none."""
 
     def code(self) -> None:
         """Nothing was set; `abort` is the only way to end with an error."""

@@ -71,7 +71,7 @@ class EngineReplica:
         configure_logging(self._settings)
         # kserve reads the command line when it is imported, and a Ray worker's says nothing to it.
         sys.argv = sys.argv[:1]
-        self._application = KServeApplication(self._settings)
+        self._application = KServeApplication(self._settings, self._count_refused)
         add_request_fields(**self._application.log_fields)
         self._current: _Generation | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -143,6 +143,10 @@ class EngineReplica:
         with self._generation():
             return await self._application.grpc.call(method, request, metadata)
 
+    def _count_refused(self, reason: str) -> None:
+        if self._current is not None:
+            self._current.load.count_refused(reason)
+
     def _generation(self) -> _Generation:
         if self._current is None:
             raise NotReady("the replica has no model yet")
@@ -150,7 +154,7 @@ class EngineReplica:
 
     async def __del__(self) -> None:
         """Ray calls this once the last request is done, or its time is over."""
-        self._application.models.withdraw_all("is shutting down")
+        self._application.models.withdraw_all()
         if self._current is not None:
             await self._current.end(1)
         await asyncio.gather(*self._ending, return_exceptions=True)

@@ -181,7 +181,7 @@ def test_models_satisfy_openai_and_kserve(scripted: Any) -> None:
 
 
 def test_a_withdrawn_model_is_listed_but_not_ready(scripted: Any) -> None:
-    scripted.models.withdraw_all("is shutting down")
+    scripted.models.withdraw_all()
     assert scripted.http.get("/v1/models").json()["models"] == ["tiny"]
     for response in (scripted.http.get("/v1/models/tiny"), scripted.post("/v1/chat/completions", CHAT)):
         assert response.status_code == 503
