@@ -31,7 +31,7 @@ class Setup:
 
     Attributes:
         sequences: requests that run at once.
-        context_tokens: KV cache cells for all of them together.
+        context_tokens: KV cache cells for all of them together; each gets an equal part.
         llama_server_flags: its fastest here, found with `benchmarks.llama_server_flags`.
     """
 
@@ -90,6 +90,7 @@ class OurServer:
             "--threads": self.threads,
             "--max-sequences": setup.sequences,
             "--context-tokens": setup.context_tokens,
+            "--max-sequence-tokens": setup.context_tokens // setup.sequences,
         }
         arguments = [str(part) for option in options.items() for part in option]
         return [str(Path(sys.executable).with_name("kserve-llamacpp")), "serve", str(self.model), *arguments]

@@ -152,6 +152,16 @@ class Settings(BaseSettings):
         Field(ge=64, description="Size of the KV cache, shared by all running sequences."),
         Shown(BATCHING, "tokens", "the model's training context, at most 8192"),
     ] = None
+    max_sequence_tokens: Annotated[
+        int | None,
+        Field(
+            ge=64,
+            description="Longest a request may get, prompt and answer. Where the KV cache holds that many "
+            "for every sequence, each gets cells of its own, which is faster with many of them; it is made "
+            "that large unless a size is given.",
+        ),
+        Shown(BATCHING, "tokens", "all of the KV cache"),
+    ] = None
     max_sequences: Annotated[
         int,
         Field(ge=1, le=MAX_SEQUENCES, description="Sequences that run at the same time."),

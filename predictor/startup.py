@@ -11,7 +11,7 @@ from pathlib import Path
 
 from predictor.access.keys import read_keys
 from predictor.cgroup import default_threads, memory_limit
-from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig
+from predictor.engine.config import EngineConfig, kv_cache_tokens
 from predictor.engine.prefix_store import PrefixStore, model_key
 from predictor.errors import StartupError
 from predictor.gguf import GgufHeader
@@ -57,9 +57,17 @@ def plan_startup(settings: Settings) -> StartupPlan:
     certificate = _certificate(settings)
     path = resolve_model(settings.model, model_file=settings.model_file)
     parts = read_parts(path)
-    context_tokens = settings.context_tokens or min(
-        parts[0].context_length or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS
+    context_tokens = kv_cache_tokens(
+        settings.context_tokens,
+        sequence_tokens=settings.max_sequence_tokens,
+        sequences=settings.max_sequences,
+        trained_context=parts[0].context_length or 0,
     )
+    if (settings.max_sequence_tokens or 0) > context_tokens:
+        raise StartupError(
+            f"{flag('max_sequence_tokens')} is {settings.max_sequence_tokens}, but the KV cache holds "
+            f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
+        )
     estimate = check_memory(parts, context_tokens, memory_limit(), settings.kv_cache_type)
     name = settings.model_name or path.stem
     logger.info(
@@ -98,7 +106,9 @@ def _certificate(settings: Settings) -> CertificateFiles | None:
 def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:
     if settings.prefix_cache_dir is None:
         return None
-    details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention)
+    # llama.cpp writes the number of cell ranges into every state and reads no other number back.
+    slots = settings.max_sequences if settings.max_sequence_tokens else 1
+    details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(slots))
     limit = settings.prefix_cache_dir_mib * 2**20
     return PrefixStore(settings.prefix_cache_dir, model_key(files, *details), limit)
 
@@ -116,6 +126,7 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         threads=threads,
         batch_threads=settings.threads_batch or threads,
         context_tokens=context_tokens,
+        max_sequence_tokens=settings.max_sequence_tokens,
         max_sequences=settings.max_sequences,
         max_batch_tokens=settings.max_batch_tokens,
         max_queue=settings.max_queue,

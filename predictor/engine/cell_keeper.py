@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from predictor.engine.cell_operations import CopyCells, RemoveCells, SaveCells
+import numpy as np
+import numpy.typing as npt
+
+from predictor.engine.cell_operations import CopyCells, DuplicateCells, RemoveCells, SaveCells
 from predictor.engine.host_cache import HostCache, Prefix, SavedPrefix
+from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import Context
-from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS, PrefixCache
+from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS
 from predictor.engine.prefix_store import BadPrefixFileError
+from predictor.errors import EngineFailure
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +27,12 @@ class CellKeeper:
         host: takes what is saved.
     """
 
-    def __init__(self, context: Context, cache: PrefixCache, host: HostCache) -> None:
+    def __init__(self, context: Context, cache: KVCache, host: HostCache) -> None:
         self._context = context
         self._cache = cache
         self._host = host
+        # Many sequences may take one beginning over at once, which need be read only once.
+        self._read: dict[int, npt.NDArray[np.uint8]] = {}
 
     def carry_out(self) -> None:
         """Do everything that must happen before the next decode, in order."""
@@ -33,10 +40,14 @@ class CellKeeper:
             match operation:
                 case CopyCells(source, target, start, end):
                     self._context.copy(source, target, start, end)
+                case DuplicateCells(source, target, length):
+                    self._duplicate(source, target, length)
                 case RemoveCells(sequence_id, start, end):
+                    self._read.pop(sequence_id, None)
                     self._context.remove(sequence_id, start, end)
                 case SaveCells(sequence_id, tokens):
                     self._save(sequence_id, tokens)
+        self._read.clear()
 
     def restore(self, sequence_id: int, saved: Prefix, length: int) -> bool:
         """Give a sequence without cells the first `length` of a saved prefix; False where that fails."""
@@ -59,6 +70,14 @@ class CellKeeper:
             for saving in self._cache.retained()
         ]
         return [*reversed(retained), *reversed(list(self._host))]
+
+    def _duplicate(self, source: int, target: int, length: int) -> None:
+        state = self._read.get(source)
+        if state is None:
+            state = self._read[source] = self._context.save(source)
+        if not self._context.restore(target, state):
+            raise EngineFailure("llama.cpp can't copy a sequence's cells")
+        self._context.remove(target, length)
 
     def _save(self, sequence_id: int, tokens: list[int]) -> None:
         known, shared = self._host.match(tokens)

@@ -16,6 +16,15 @@ class CopyCells:
 
 
 @dataclass(frozen=True, slots=True)
+class DuplicateCells:
+    """Sequence `target`, which has no cells, gets copies of the first `length` of `source`."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveCells:
     """Sequence `sequence_id` lets go of its cells at positions start to end; end None is all the rest."""
 
@@ -32,4 +41,4 @@ class SaveCells:
     tokens: list[int]
 
 
-Operation = CopyCells | RemoveCells | SaveCells
+Operation = CopyCells | DuplicateCells | RemoveCells | SaveCells

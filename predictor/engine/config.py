@@ -10,6 +10,24 @@ from predictor.engine.prefix_store import PrefixStore
 DEFAULT_CONTEXT_TOKENS = 8192
 
 
+def kv_cache_tokens(
+    asked: int | None, *, sequence_tokens: int | None, sequences: int, trained_context: int
+) -> int:
+    """Cells of the KV cache.
+
+    Args:
+        asked: set by the user, who is right.
+        sequence_tokens: longest a sequence may get; then each may get that long.
+        sequences: most that run at once.
+        trained_context: tokens; 0 where the model doesn't say.
+    """
+    if asked is not None:
+        return asked
+    if sequence_tokens is not None:
+        return sequence_tokens * sequences
+    return min(trained_context or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Everything an engine needs to know.
@@ -18,8 +36,9 @@ class EngineConfig:
         model_path: a GGUF file, or the first part of a split one.
         threads: for steps that only decode.
         batch_threads: for steps that prefill.
-        context_tokens: cells of the KV cache, shared by all sequences; None takes the model's trained
-            context, at most DEFAULT_CONTEXT_TOKENS.
+        context_tokens: cells of the KV cache, for all sequences together; None takes what they can
+            use, or the model's trained context, at most DEFAULT_CONTEXT_TOKENS, where nothing limits them.
+        max_sequence_tokens: longest a sequence may get, prompt and answer; None for all of the KV cache.
         max_sequences: most sequences in one batch.
         max_batch_tokens: most tokens in one step.
         max_queue: most requests waiting beside the running ones.
@@ -36,6 +55,7 @@ class EngineConfig:
     threads: int
     batch_threads: int
     context_tokens: int | None = None
+    max_sequence_tokens: int | None = None
     max_sequences: int = 16
     max_batch_tokens: int = 512
     max_queue: int = 256

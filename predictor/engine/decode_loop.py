@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Collection
 
 from predictor.engine.cell_keeper import CellKeeper
-from predictor.engine.config import DEFAULT_CONTEXT_TOKENS, EngineConfig, EngineStats
+from predictor.engine.config import EngineConfig, EngineStats, kv_cache_tokens
 from predictor.engine.generator import Generator, Job
 from predictor.engine.host_cache import HostCache, Prefix
+from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import (
     Batch,
     Context,
@@ -25,6 +26,7 @@ from predictor.engine.prefix_cache import PrefixCache
 from predictor.engine.request import FinishReason
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
+from predictor.engine.slot_cache import SlotCache
 from predictor.engine.stream import Outbox
 from predictor.errors import EngineFailure
 
@@ -59,26 +61,17 @@ class DecodeLoop:
         observer: EngineObserver,
     ) -> None:
         self.model = model
-        self.context_tokens = config.context_tokens or min(model.trained_context, DEFAULT_CONTEXT_TOKENS)
-        ids = config.max_sequences + (RETAINED_SEQUENCES if model.can_cut_prefix else 0)
-        params = ContextParams(
-            context_tokens=self.context_tokens,
-            batch_tokens=config.max_batch_tokens,
-            sequences=ids,
-            threads=config.threads,
-            batch_threads=config.batch_threads,
-            flash_attention=config.flash_attention,
-            cache_type=config.cache_type,
+        self.context_tokens = kv_cache_tokens(
+            config.context_tokens,
+            sequence_tokens=config.max_sequence_tokens,
+            sequences=config.max_sequences,
+            trained_context=model.trained_context,
         )
+        self.max_sequence_tokens = min(config.max_sequence_tokens or self.context_tokens, self.context_tokens)
+        params = self._context_params(config)
         self._context = Context(model, params, should_abort)
         self._batch = Batch(config.max_batch_tokens)
-        cache = PrefixCache(
-            self.context_tokens,
-            ids,
-            reuse=model.can_cut_prefix,
-            max_retained=RETAINED_CELLS,
-            save=config.host_cache_bytes > 0,
-        )
+        cache = self._kv_cache(config, params)
         host = HostCache(config.host_cache_bytes)
         self._cells = CellKeeper(self._context, cache, host)
         self._scheduler = Scheduler(
@@ -97,6 +90,33 @@ class DecodeLoop:
         self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._decode_seconds = self._step_seconds = 0.0
         self._context.warm_up(model.end_tokens[0] if model.end_tokens else 0, self._batch)
+
+    def _context_params(self, config: EngineConfig) -> ContextParams:
+        reusable = self.model.can_cut_prefix
+        # Slots have no use for more ids, and models that can't share cells no use for slots' copies.
+        slots = reusable and self.max_sequence_tokens * config.max_sequences <= self.context_tokens
+        return ContextParams(
+            context_tokens=self.context_tokens,
+            batch_tokens=config.max_batch_tokens,
+            sequences=config.max_sequences + (RETAINED_SEQUENCES if reusable and not slots else 0),
+            shared_cells=not slots,
+            threads=config.threads,
+            batch_threads=config.batch_threads,
+            flash_attention=config.flash_attention,
+            cache_type=config.cache_type,
+        )
+
+    def _kv_cache(self, config: EngineConfig, params: ContextParams) -> KVCache:
+        save = config.host_cache_bytes > 0
+        if not params.shared_cells:
+            return SlotCache(config.max_sequences, self.max_sequence_tokens, save=save)
+        return PrefixCache(
+            self.context_tokens,
+            params.sequences,
+            reuse=self.model.can_cut_prefix,
+            max_retained=RETAINED_CELLS,
+            save=save,
+        )
 
     @property
     def has_work(self) -> bool:

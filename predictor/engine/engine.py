@@ -83,8 +83,13 @@ class Engine:
 
     @property
     def context_tokens(self) -> int:
-        """Tokens that fit into the KV cache; also the longest a single sequence can get."""
+        """Tokens that fit into the KV cache."""
         return self._loop.context_tokens
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """The longest a sequence may get, prompt and answer."""
+        return self._loop.max_sequence_tokens
 
     def stats(self) -> EngineStats:
         """Figures at this moment."""
@@ -162,10 +167,11 @@ class Engine:
         length = len(request.prompt)
         if length == 0:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
-        if length >= self.context_tokens:
+        if length >= self.max_sequence_tokens:
+            option = "--max-sequence-tokens" if self.config.max_sequence_tokens else "--context-tokens"
             raise PromptTooLong(
-                f"the prompt has {length} tokens, but the context holds {self.context_tokens} with the "
-                "answer; shorten it, or start the server with a larger --context-tokens",
+                f"the prompt has {length} tokens, but the context holds {self.max_sequence_tokens} with the "
+                f"answer; shorten it, or start the server with a larger {option}",
                 param="prompt",
             )
         if not all(0 <= token < self.model.n_vocab for token in request.prompt):
@@ -203,7 +209,7 @@ class Engine:
 
     def _new_job(self, request: Request) -> Job:
         params = request.params
-        room = self.context_tokens - len(request.prompt)
+        room = self.max_sequence_tokens - len(request.prompt)
         sequence = Sequence(request, min(params.max_tokens or room, room))
         sampler = Sampler(self.model, params, request.prompt)
         stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell([(job, False)]))

@@ -13,26 +13,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from predictor.engine.cell_operations import CopyCells, Operation, RemoveCells, SaveCells
+from predictor.engine.kv_cache import Match
 from predictor.engine.radix_tree import Node, common_prefix
 
 # Shorter ones are computed again in about the time that handling a saved state takes.
 WORTH_SAVING_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The longest cached beginning of some tokens, until the cache changes.
-
-    Attributes:
-        node: where it ends.
-        length: how many tokens it has.
-    """
-
-    node: Node
-    length: int
 
 
 class PrefixCache:
@@ -82,8 +69,9 @@ class PrefixCache:
 
     def newly_pinned(self, match: Match) -> int:
         """How many cells `start` would pin that nobody running holds now."""
+        end: Node = match.place
         length, pinned = match.length, 0
-        for node in match.node.path():
+        for node in end.path():
             covered = length - node.depth()
             if node.running == 0:
                 pinned += covered
@@ -100,7 +88,8 @@ class PrefixCache:
         Returns:
             The id; None when none can be had.
         """
-        node, length = match.node, match.length
+        node: Node = match.place
+        length = match.length
         if node is not self._root and length < node.depth() + len(node.tokens):
             node = node.split(length - node.depth())
         if not self._free_ids and not self._evict_oldest(spare=node):
@@ -116,8 +105,10 @@ class PrefixCache:
         self.hit_tokens += length
         return sequence_id
 
-    def start_empty(self) -> int | None:
-        """Give a running sequence an id and no cells; None when no id can be had."""
+    def start_empty(self, cells: int) -> int | None:
+        """Give a running sequence an id and room for so many cells; None when either can't be had."""
+        if not self.make_room(cells):
+            return None
         if not self._free_ids and not self._evict_oldest():
             return None
         sequence_id = self._free_ids.pop()

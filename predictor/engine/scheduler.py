@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from predictor.engine.host_cache import HostCache, Prefix
-from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS, Match, PrefixCache
+from predictor.engine.kv_cache import KVCache, Match
+from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS
 from predictor.engine.radix_tree import common_prefix
 from predictor.engine.sequence import Sequence
 
@@ -60,7 +61,7 @@ class Scheduler:
 
     def __init__(
         self,
-        cache: PrefixCache,
+        cache: KVCache,
         host: HostCache,
         restore_cells: Callable[[int, Prefix, int], bool],
         *,
@@ -193,9 +194,7 @@ class Scheduler:
 
     def _restore(self, tokens: list[int], saved: Prefix, length: int) -> int | None:
         """Give a sequence the first `length` cells of a saved prefix; None where it can't be done."""
-        if not self.cache.make_room(len(saved.tokens)):
-            return None
-        sequence_id = self.cache.start_empty()
+        sequence_id = self.cache.start_empty(len(saved.tokens))
         if sequence_id is None:
             return None
         if not self._restore_cells(sequence_id, saved, length):

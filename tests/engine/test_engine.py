@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from predictor.text_generation import Completion, collect
 
 MakeEngine = Callable[..., Engine]
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
+SYSTEM = "You are a helpful assistant who answers in one short sentence. " * 10
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Spain": "Madrid"}
 
 
@@ -28,6 +30,13 @@ def chat(engine: Engine, text: str) -> tuple[int, ...]:
 
 def ask(engine: Engine, text: str, params: SamplingParams = GREEDY) -> Request:
     return Request("test", chat(engine, text), params)
+
+
+def ask_under_system_prompt(engine: Engine, text: str) -> Request:
+    """A question under a system prompt that is worth saving."""
+    turns = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n"
+    rendered = f"{turns}<|im_start|>assistant\n"
+    return Request("test", tuple(engine.tokenize(rendered, add_special=False, parse_special=True)), GREEDY)
 
 
 async def complete(engine: Engine, *requests: Request) -> list[Completion]:
@@ -199,6 +208,55 @@ async def test_one_system_prompt_is_saved_once_however_many_ask_under_it(make_en
         await complete(engine, ask(engine, f"{story} What is {number}?", SamplingParams(max_tokens=2)))
     await complete(engine, Request("other", tuple(range(1000, 1100)), SamplingParams(max_tokens=1)))
     assert len(list(engine._loop._scheduler.host)) == 1
+
+
+async def test_slots_compute_what_one_pool_of_cells_does(make_engine: MakeEngine, engine: Engine) -> None:
+    """Together, with a beginning copied from slot to slot, and again from what the slots still hold."""
+    slots = make_engine(max_sequences=4, max_sequence_tokens=512)
+    assert slots.context_tokens == 4 * 512
+    params = SamplingParams(temperature=0, max_tokens=1, top_logprobs=5)
+    asked = [
+        replace(ask_under_system_prompt(slots, f"What is the capital of {country}?"), params=params)
+        for country in CAPITALS
+    ]
+    wanted = [(await complete(engine, request))[0] for request in asked]
+    together = await complete(slots, *asked)
+    assert [answer.cached_tokens > 100 for answer in together] == [False, True, True, True]
+    again = list(reversed(await complete(slots, *reversed(asked))))
+    assert all(answer.cached_tokens > 100 for answer in again)
+    for answers in (together, again):
+        for answer, expected in zip(answers, wanted, strict=True):
+            assert first_choices(answer) == pytest.approx(first_choices(expected), abs=0.3)
+
+
+def first_choices(answer: Completion) -> dict[int, float]:
+    """The two likeliest first tokens; wrong cells change them beyond all rounding."""
+    [first] = answer.logprobs
+    return {choice.token: choice.logprob for choice in first.top[:2]}
+
+
+async def test_a_taken_slot_comes_back_from_memory(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_sequences=1, max_sequence_tokens=512)
+    question = ask_under_system_prompt(engine, "What is the capital of France?")
+    await complete(engine, question)
+    await complete(engine, Request("other", tuple(range(1000, 1500)), SamplingParams(max_tokens=1)))
+    before = engine.stats().prompt_tokens
+    [again] = await complete(engine, question)
+    assert engine.stats().prompt_tokens - before <= 2
+    assert "Paris" in again.text
+
+
+async def test_no_sequence_gets_longer_than_it_may(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_sequences=2, max_sequence_tokens=128)
+    with pytest.raises(PromptTooLong, match="128"):
+        engine.submit_all([Request("long", tuple(range(1000, 1128)), GREEDY)])
+    params = SamplingParams(ignore_eos=True)
+    answers = await complete(
+        engine, *[Request(str(n), tuple(range(n, n + 100)), params) for n in (900, 1900)]
+    )
+    assert [(answer.completion_tokens, answer.finish_reason) for answer in answers] == [
+        (28, FinishReason.LENGTH)
+    ] * 2
 
 
 async def test_a_damaged_saved_state_is_computed_again(make_engine: MakeEngine) -> None:

@@ -87,9 +87,7 @@ class Driver:
         return sequence_id, length
 
     def restore(self, saved: list[int], length: int, readable: bool) -> None:
-        if not self.cache.make_room(len(saved)):
-            return
-        sequence_id = self.cache.start_empty()
+        sequence_id = self.cache.start_empty(len(saved))
         if sequence_id is None:
             return
         self.cells.apply(self.cache)

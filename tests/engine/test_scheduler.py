@@ -18,6 +18,7 @@ from predictor.engine.radix_tree import Node
 from predictor.engine.request import Request, SamplingParams
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
+from predictor.engine.slot_cache import SlotCache
 
 FILLER = 7
 
@@ -31,6 +32,11 @@ def scheduler(
 ) -> Scheduler:
     cache = PrefixCache(capacity, ids, max_retained=capacity // 2, save=True)
     host = HostCache(10_000)
+    return Scheduler(cache, host, lambda *_: restorable, max_sequences=sequences, max_batch_tokens=batch)
+
+
+def slot_scheduler(cells: int, sequences: int, batch: int, *, restorable: bool) -> Scheduler:
+    cache, host = SlotCache(sequences, cells, save=True), HostCache(10_000)
     return Scheduler(cache, host, lambda *_: restorable, max_sequences=sequences, max_batch_tokens=batch)
 
 
@@ -238,6 +244,7 @@ requests = st.lists(
     st.integers(0, 4),
     st.integers(1, 9),
     st.booleans(),
+    st.booleans(),
 )
 def test_every_sequence_finishes_within_all_budgets(
     script: list[tuple[list[int], int, int, int]],
@@ -247,9 +254,13 @@ def test_every_sequence_finishes_within_all_budgets(
     spare_ids: int,
     prefill_budget: int,
     restorable: bool,
+    slots: bool,
 ) -> None:
     """None lost, none starved, no budget exceeded, whatever arrives when and is cancelled when."""
-    subject = scheduler(capacity, max_sequences, batch, max_sequences + spare_ids, restorable=restorable)
+    if slots:
+        subject = slot_scheduler(capacity, max_sequences, batch, restorable=restorable)
+    else:
+        subject = scheduler(capacity, max_sequences, batch, max_sequences + spare_ids, restorable=restorable)
     todo = [(at, cancel_at, sequence(prompt, most)) for prompt, most, at, cancel_at in script]
     cancelled: set[int] = set()
     for now in range(5000):
@@ -262,7 +273,7 @@ def test_every_sequence_finishes_within_all_budgets(
         chunks = step(subject, prefill_budget)
         assert sum(sizes(chunks)) <= batch
         assert len({id(c.sequence) for c in chunks}) == len(chunks) <= max_sequences
-        assert subject.cache.used <= capacity
+        assert subject.cache.used <= subject.cache.capacity
         assert chunks or not subject.running
         if now > 20 + 200 and not subject.has_work:
             break

@@ -37,13 +37,15 @@ class ContextParams:
     """How much a context holds and how it computes.
 
     Attributes:
-        context_tokens: KV cache cells, shared by all sequences.
+        context_tokens: KV cache cells.
         batch_tokens: most tokens in one decode; a larger batch aborts the process.
         sequences: sequence ids, 0 to sequences - 1.
         threads: threads for decoding single tokens.
         batch_threads: threads for batches.
         flash_attention: auto, on or off.
         cache_type: of keys and values: f16 or q8_0.
+        shared_cells: one pool of cells for all sequences, of which any may grow and several may hold the
+            same; otherwise each has an equal part.
         outputs: most tokens of one decode that get logits; 0 for one of each sequence.
     """
 
@@ -54,6 +56,7 @@ class ContextParams:
     batch_threads: int
     flash_attention: str = "auto"
     cache_type: str = "f16"
+    shared_cells: bool = True
     outputs: int = 0
 
 
@@ -79,8 +82,7 @@ class Context(Owner):
         options.n_threads_batch = params.batch_threads
         options.type_k = options.type_v = _CACHE_TYPES[params.cache_type]
         options.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
-        # One pool of cells for all sequences: any of them may grow, and a shared prefix is stored once.
-        options.kv_unified = True
+        options.kv_unified = params.shared_cells
         # llama.cpp keeps the pointer, so the callback must live as long as the context.
         self._abort = lib.ggml_abort_callback(lambda _data: should_abort())
         options.abort_callback = self._abort
@@ -134,7 +136,7 @@ class Context(Owner):
         return bool(lib.llama_memory_seq_rm(self._memory, sequence_id, start, -1 if end is None else end))
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
-        """Make `target` share the cells of `source` at positions start to end."""
+        """Make `target` share the cells of `source` at positions start to end; in one pool only."""
         lib.llama_memory_seq_cp(self._memory, source, target, start, end)
 
     def save(self, sequence_id: int) -> npt.NDArray[np.uint8]:
