@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-all lint format bench llama-server image-test docs reference clean distclean
+.PHONY: help setup serve test test-ray test-all test-rollout lint format bench llama-server image-test docs reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test-ray: setup ## run the tests that start Ray
 
 test-all: setup ## run the slow tests too
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m '' $(ARGS)
+
+test-rollout: setup ## roll real models out behind Envoy, a quarter of an hour
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m slow tests/rollout $(ARGS)
 
 lint: $(INSTALLED) ## check format, style and types
 	$(BIN)/ruff format --check .

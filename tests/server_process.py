@@ -42,18 +42,23 @@ def free_port() -> int:
 
 @contextmanager
 def started_server(
-    model: Path, log: Path, *options: str, context_tokens: int = 4096, command: Sequence[str] = COMMAND
+    model: Path,
+    log: Path,
+    *options: str,
+    context_tokens: int = 4096,
+    command: Sequence[str] = COMMAND,
+    name: str = "smol",
 ) -> Iterator[Server]:
     """Start `kserve-llamacpp serve` on free ports without waiting for it, and always stop it."""
     http_port, grpc_port = free_port(), free_port()
-    arguments = [*command, "serve", str(model), "--model-name", "smol"]
+    arguments = [*command, "serve", str(model), "--model-name", name]
     arguments += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
     arguments += ["--context-tokens", str(context_tokens), *options]
     with log.open("w") as output:
         process = subprocess.Popen(arguments, stderr=output, stdout=output, text=True)
     try:
         yield Server(
-            f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}", "smol", context_tokens, process, log
+            f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}", name, context_tokens, process, log
         )
     finally:
         process.terminate()
@@ -65,9 +70,11 @@ def started_server(
 
 
 @contextmanager
-def running_server(model: Path, log: Path, *options: str, context_tokens: int = 4096) -> Iterator[Server]:
+def running_server(
+    model: Path, log: Path, *options: str, context_tokens: int = 4096, name: str = "smol"
+) -> Iterator[Server]:
     """Like `started_server`, ready when the block begins."""
-    with started_server(model, log, *options, context_tokens=context_tokens) as server:
+    with started_server(model, log, *options, context_tokens=context_tokens, name=name) as server:
         wait_until_ready(server)
         yield server
 

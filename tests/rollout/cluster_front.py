@@ -116,7 +116,7 @@ def running_front(url: str, tls: ssl.SSLContext) -> Iterator[ClusterFront]:
             do_POST = do_PATCH = do_GET  # noqa: N815
 
             def _send(self, status: int, body: Any) -> None:
-                content = json.dumps(body).encode()
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(content)))

@@ -27,6 +27,7 @@ class PodApi:
     pods: dict[str, dict[str, str]] = field(default_factory=dict)
     not_ready: set[str] = field(default_factory=set)
     port: int = 0
+    namespace: str = NAMESPACE
 
     def client(self) -> client.ApiClient:
         """A client of it, with a token."""
@@ -39,7 +40,7 @@ class PodApi:
         """Status and body; 404 for what isn't known."""
         url = urlsplit(target)
         parts = url.path.strip("/").split("/")
-        if parts[:5] != ["api", "v1", "namespaces", NAMESPACE, "pods"]:
+        if parts[:5] != ["api", "v1", "namespaces", self.namespace, "pods"]:
             return 404, b'{"message": "no such path"}'
         if len(parts) == 5:
             selector = parse_qs(url.query).get("labelSelector", [""])[0]
