@@ -103,10 +103,8 @@ def _engine(deployment: str, settings: Settings, options: dict[str, Any], model:
 
 
 def _autoscaling(settings: Settings) -> AutoscalingConfig:
-    least = settings.replicas if settings.min_replicas is None else settings.min_replicas
     return AutoscalingConfig(
-        min_replicas=least,
-        initial_replicas=max(least, min(settings.replicas, settings.max_replicas or 1)),
+        min_replicas=settings.replicas if settings.min_replicas is None else settings.min_replicas,
         max_replicas=settings.max_replicas or 1,
         target_ongoing_requests=settings.max_sequences,
         upscale_delay_s=5,
