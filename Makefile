@@ -21,10 +21,10 @@ INSTALLED := $(VENV)/.installed
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-all test-rollout lint format bench llama-server image-test docs reference clean distclean
+.PHONY: help setup serve test test-ray test-all test-rollout lint format bench bench-platforms llama-server image-test docs reference clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make serve MODEL=FILE HTTP_PORT=8080 GRPC_PORT=8081 ARGS='--max-sequences 4'"
 
@@ -61,6 +61,9 @@ bench: setup ## compare with llama-server: LLAMA_SERVER=FILE, compiled first whe
 	@binary="$(LLAMA_SERVER)"; \
 	[ -n "$$binary" ] || binary=$$($(BIN)/python scripts/build_llama.py server)/llama-server && \
 	$(BIN)/python -m benchmarks --model "$(MODEL)" --llama-server "$$binary" $(ARGS)
+
+bench-platforms: setup ## compare KServe with Ray Serve on this machine
+	@$(BIN)/python -m benchmarks.platforms --model "$(MODEL)" $(ARGS)
 
 image-test: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## build the image and test it
 	@$(BIN)/python scripts/image_test.py "$(MODEL)"

@@ -69,7 +69,7 @@ def table(run: Run, scenario: Scenario) -> list[list[str]]:
 
 def _row(run: Run, scenario: str, point: str, metric: Metric) -> list[str]:
     ratio = run.ratio(scenario, point, metric.key)
-    figures = [_figure(run.of(scenario, point, server), metric.key) for server in run.servers(scenario)]
+    figures = [figure(run.of(scenario, point, server), metric.key) for server in run.servers(scenario)]
     shown_ratio = _MISSING if ratio is None else number(ratio)
     return [metric.label, point, *figures, shown_ratio, *_verdict(metric.goals.get(point), ratio)]
 
@@ -82,7 +82,7 @@ def _verdict(goal: Goal | None, ratio: float | None) -> tuple[str, str]:
     return str(goal), "yes" if goal.is_met(ratio) else "no"
 
 
-def _figure(rounds: Sequence[Measurement], key: str) -> str:
+def figure(rounds: Sequence[Measurement], key: str) -> str:
     """The median, and the range where rounds differ."""
     values = [m.metrics[key] for m in rounds if key in m.metrics]
     if not values:

@@ -65,6 +65,7 @@ def _start_ray(settings: Settings) -> None:
         ray.init(log_to_driver=True)
         return
     ray.init(
+        address="local",  # Not one that somebody else has started on this machine.
         num_cpus=max(default_threads(), most_replicas(settings) * replica_threads(settings)),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
