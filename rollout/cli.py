@@ -111,7 +111,10 @@ def start(
         str, typer.Option(metavar="FOLDER", help="Where the comparison is written.", rich_help_panel=_JUDGING)
     ] = _DEFAULTS.reports,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a rollout that was paused or interrupted.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a rollout that stands; its own steps, times and limits hold."
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the first patch and the change; change nothing.")
@@ -132,22 +135,22 @@ def start(
             "verdict_timeout_s": verdict_timeout,
         }
         plan = Plan(parse_steps(steps), **{key: parse_duration(text) for key, text in times.items()})
+        judging = Judging(
+            metrics=metrics,
+            error_rate=error_rate,
+            first_token=first_token,
+            inter_token=inter_token,
+            queue=queue,
+            golden=golden,
+            logprob_drop=logprob_drop,
+            agreement=agreement,
+            reports=reports,
+        )
         if dry_run:
-            _print_preview(_rollout(name, namespace, context), model, plan)
+            _print_preview(_rollout(name, namespace, context), model, plan, judging)
         elif resume:
             _wait(name, namespace, context, Rollout.resume)
         else:
-            judging = Judging(
-                metrics=metrics,
-                error_rate=error_rate,
-                first_token=first_token,
-                inter_token=inter_token,
-                queue=queue,
-                golden=golden,
-                logprob_drop=logprob_drop,
-                agreement=agreement,
-                reports=reports,
-            )
             _wait(name, namespace, context, lambda rollout: rollout.start(str(model), plan, judging))
 
 
@@ -286,10 +289,10 @@ def _interrupted(name: str) -> NoReturn:
     raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _print_preview(rollout: Rollout, model: str | None, plan: Plan) -> None:
+def _print_preview(rollout: Rollout, model: str | None, plan: Plan, judging: Judging) -> None:
     if model is None:
         _fail("--dry-run shows the start of a rollout: give --model")
-    preview = rollout.preview(model, plan)
+    preview = rollout.preview(model, plan, judging)
     typer.echo(json.dumps(preview.patch, indent=2))
     typer.echo(preview.diff, err=True)
     for right in preview.missing:

@@ -17,6 +17,7 @@ from rollout.mechanism import mode_of
 from rollout.plan import Plan
 from rollout.record import Entry, Mode, Phase, Record, now, read_history
 from rollout.result import Outcome, Preview, Result, Snapshot
+from rollout.rights import Right
 from rollout.service import Service, Spec, merge_patch
 from rollout.track import MECHANISMS, State, Track
 from rollout.verdict import Judge
@@ -49,6 +50,7 @@ class Rollout:
     ) -> None:
         self._name = name
         self._cluster = cluster
+        self._own_judges = judges is not None
         self._track = Track(cluster, name)
         self._driver = Driver(self._track, judges, on_progress or (lambda _: None), poll_s, hold_s)
 
@@ -67,7 +69,7 @@ class Rollout:
         plan, judging = plan or Plan(), judging or Judging()
         state = self._track.look()
         mode = mode_of(state.service)
-        self._cluster.demand(rights.needed(mode, pods=judging.asks_pods))
+        self._cluster.demand(self._rights(mode, judging))
         self._driver.prepare(judging)
         record = self._first_record(state, mode, model, plan, judging)
         self._check_route(mode)
@@ -75,20 +77,21 @@ class Rollout:
         self._cluster.event(state.service, "RolloutStarted", f"canary of {model} by {record.started_by}")
         return self._driver.drive()
 
-    def preview(self, model: str, plan: Plan | None = None) -> Preview:
+    def preview(self, model: str, plan: Plan | None = None, judging: Judging | None = None) -> Preview:
         """What `start` would do. Nothing is changed, and the API server has checked the patch.
 
         Raises:
             RolloutInProgress, UnsuitableService: as `start`.
         """
+        judging = judging or Judging()
         state = self._track.look()
         mode = mode_of(state.service)
-        record = self._first_record(state, mode, model, plan or Plan(), Judging())
+        record = self._first_record(state, mode, model, plan or Plan(), judging)
         self._check_route(mode)
         spec = merge_patch(state.service.spec, MECHANISMS[mode].spec(state.service, record))
         self._cluster.patch_spec(state.service, spec, dry_run=True)
         patch = {"metadata": {"resourceVersion": state.service.resource_version}, "spec": spec}
-        missing = self._cluster.missing(rights.needed(mode, pods=False))
+        missing = self._cluster.missing(self._rights(mode, judging))
         difference = _diff(record.stable, record.canary)
         return Preview(patch, difference, tuple(f"{right}: {right.why}" for right in missing))
 
@@ -101,7 +104,7 @@ class Rollout:
         """
         state = self._active()
         judging = Judging(**state.known.judging)
-        self._cluster.demand(rights.needed(state.known.mode, pods=judging.asks_pods))
+        self._cluster.demand(self._rights(state.known.mode, judging))
         self._driver.prepare(judging)
         state = self._track.complete(state)
         if state.known.paused:
@@ -222,6 +225,10 @@ class Rollout:
             started_at=now(),
             judging=asdict(judging),
         )
+
+    def _rights(self, mode: Mode, judging: Judging) -> tuple[Right, ...]:
+        """What is needed; judges that were handed in see to their own."""
+        return rights.needed(mode, pods=judging.asks_pods and not self._own_judges)
 
     def _check_route(self, mode: Mode) -> None:
         if mode is Mode.STANDARD and not self._cluster.route_exists(f"{self._name}-predictor"):

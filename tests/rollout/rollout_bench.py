@@ -24,6 +24,7 @@ from rollout.verdict import Decision, Judge, Revision, Verdict
 OLD, NEW = "hf://owner/old", "hf://owner/new"
 NAME = "chat"
 QUICK = Plan(interval_s=0.0, ready_timeout_s=60.0, verdict_timeout_s=60.0)
+UNJUDGED = ("--interval", "0s", "--metrics", "none")
 COMMAND = (sys.executable, "-m", "predictor.cli", "rollout")
 
 

@@ -8,7 +8,7 @@ import pytest
 from cluster_front import USER, Seen
 from rollout_bench import NAME, NEW, OLD, QUICK, Bench, Says
 
-from rollout import Outcome, Plan
+from rollout import Outcome, Plan, Rollout
 from rollout.errors import (
     ForeignChange,
     MissingRights,
@@ -18,6 +18,7 @@ from rollout.errors import (
     ServiceNotFound,
     UnsuitableService,
 )
+from rollout.judging import Judging
 from rollout.record import Phase
 from rollout.result import Snapshot
 from rollout.verdict import Decision
@@ -322,6 +323,16 @@ def test_missing_rights_are_listed_before_anything_is_changed(bench: Bench, mode
     assert "create events" in caught.value.message
     assert "get inferenceservices" not in caught.value.message
     assert bench.get() == before
+
+
+def test_judges_that_ask_pods_need_rights_on_pods(bench: Bench, mode: str) -> None:
+    bench.create(mode)
+    bench.front.denied = {"list pods", "create pods/proxy"}
+    options = {"judging": Judging(metrics="pods")}
+    with pytest.raises(MissingRights, match="list pods"):
+        Rollout(NAME, bench.cluster()).start(NEW, QUICK, **options)
+    assert Rollout(NAME, bench.cluster()).preview(NEW, QUICK, **options).missing
+    assert bench.rollout(Says()).start(NEW, QUICK, **options).outcome is Outcome.PROMOTED
 
 
 def test_preview_changes_nothing(bench: Bench, mode: str) -> None:

@@ -9,14 +9,14 @@ import subprocess
 import sys
 
 import pytest
-from rollout_bench import NAME, NEW, OLD, Bench, Says
+from rollout_bench import NAME, NEW, OLD, UNJUDGED, Bench, Says
 
 from rollout import Outcome, Plan
 from rollout.verdict import Decision
 
 pytestmark = pytest.mark.timeout(1800)
 
-START = ("start", NAME, "--model", NEW, "--interval", "0s")
+START = ("start", NAME, "--model", NEW, *UNJUDGED)
 
 
 def paused_at_25(bench: Bench) -> None:
@@ -36,7 +36,7 @@ def test_start_promotes_and_prints_its_progress(bench: Bench, mode: str) -> None
 
 def test_bad_canary_ends_with_status_3_and_the_reason(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    status, output, _ = bench.run("start", NAME, "--model", "hf://owner/broken", "--interval", "0s")
+    status, output, _ = bench.run("start", NAME, "--model", "hf://owner/broken", *UNJUDGED)
     assert status == 3
     assert "rolled back" in output
     assert "not a GGUF file" in output
@@ -94,7 +94,7 @@ def test_promote(bench: Bench, mode: str) -> None:
 @pytest.mark.parametrize(("mode", "number"), [("Standard", signal.SIGINT), ("Knative", signal.SIGTERM)])
 def test_interrupt_says_how_to_go_on(bench: Bench, mode: str, number: signal.Signals) -> None:
     bench.create(mode)
-    process = bench.command("start", NAME, "--model", NEW, "--interval", "10m")
+    process = bench.command("start", NAME, "--model", NEW, "--metrics", "none", "--interval", "10m")
     bench.wait(lambda: bench.percents()[-1:] == [5])
     bench.wait(lambda: 5 in bench.world.traffic.values())
     process.send_signal(number)

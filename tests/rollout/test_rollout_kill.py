@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cluster_front import Seen
-from rollout_bench import NAME, NEW, OLD, QUICK, Bench
+from rollout_bench import NAME, NEW, OLD, QUICK, UNJUDGED, Bench
 
 from rollout import Outcome
 from rollout.errors import ClusterUnreachable, NotPossibleNow
@@ -57,7 +57,7 @@ def kill_at(bench: Bench, number: int, model: str, *, done: bool, chosen: Chosen
             kill(seen)
 
     bench.front.before, bench.front.after = before, after
-    process = bench.command("start", NAME, "--model", model, "--interval", "0s")
+    process = bench.command("start", NAME, "--model", model, *UNJUDGED)
     started.set()
     _, errors = process.communicate(timeout=300)
     assert process.returncode in (-9, 0, 3), errors
