@@ -124,8 +124,10 @@ def test_one_slow_request_in_fifty_is_no_ground(cluster: Cluster) -> None:
 
 def test_what_slows_both_down_counts_for_neither(cluster: Cluster) -> None:
     cluster.verdict()
-    for poll in range(40):
-        first_token = 0.2 if poll < 20 else 4.0
+    cluster.stable.serve(1000)
+    cluster.canary.serve(30)
+    for poll in range(20):
+        first_token = 0.2 if poll < 3 else 4.0
         cluster.stable.serve(5, first_token=first_token)
         cluster.canary.serve(5, first_token=first_token)
         assert cluster.verdict().decision is not Decision.ROLL_BACK
