@@ -19,6 +19,9 @@ EXIT_USAGE = 2
 # KServe's manifests spell options with underscores, so `--model_name` means `--model-name`.
 _EITHER_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
 
+Option = str | bool | list[str] | None
+_REPEATABLE = {"lora"}
+
 app = typer.Typer(
     name="kserve-llamacpp",
     help="Serve GGUF language models through KServe, with llama.cpp.",
@@ -46,7 +49,7 @@ def _root(
     pass
 
 
-def serve(**options: str | bool | None) -> None:
+def serve(**options: Option) -> None:
     """Serve MODEL over HTTP (KServe V1, V2, OpenAI) and gRPC (V2).
 
     Every option can be given by its environment variable as well; the flag wins.
@@ -73,15 +76,13 @@ def _run(settings: Settings) -> int:
     return run_on_ray(settings)
 
 
-def _settings(
-    model: str | bool | None, model_dir: str | bool | None, **options: str | bool | None
-) -> Settings:
+def _settings(model: Option, model_dir: Option, **options: Option) -> Settings:
     """The command line as settings; a mistake in it ends the command."""
     if model and model_dir:
         _fail("give the model as MODEL or as --model-dir, not both", EXIT_USAGE)
     given: dict[str, Any] = {"model": model or model_dir, **options}
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{name: value for name, value in given.items() if value not in (None, [])})
     except ValidationError as error:
         _fail(explain(error), EXIT_USAGE)
 
@@ -100,7 +101,8 @@ def _option(field: str) -> Parameter:
         rich_help_panel=display.group,
     )
     default = info.default if is_switch or info.default is None else str(info.default)
-    annotation: Any = Annotated[bool, option] if is_switch else Annotated[str | None, option]
+    kind: Any = bool if is_switch else list[str] | None if field in _REPEATABLE else str | None
+    annotation: Any = Annotated[kind, option]
     return Parameter(field, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

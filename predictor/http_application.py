@@ -22,19 +22,18 @@ if TYPE_CHECKING:
 
 
 def mount_protocols(
-    app: FastAPI, models: ServedModels, name: str, settings: Settings, gate: Gate | None
-) -> LlamaCppModel:
+    app: FastAPI, models: ServedModels, settings: Settings, gate: Gate | None
+) -> list[LlamaCppModel]:
     """Add our routes and middleware to kserve's application.
 
     Args:
         app: `kserve.model_server.app`, before kserve has added its own routes: the first added win.
         models: what is served.
-        name: of the model to make.
         settings: which routes there are, and their limits.
         gate: checks API keys; None lets everybody in.
 
     Returns:
-        What kserve's V1 and V2 routes call.
+        What kserve's V1 and V2 routes call, one for each name.
     """
     # kserve reads the command line when it is imported, so the caller decides when that is.
     from predictor.model import LlamaCppModel
@@ -61,9 +60,9 @@ def mount_protocols(
         cors_origins=settings.cors_origins.split(",") if settings.cors_origins else (),
     )
     if settings.otlp_traces_endpoint is None:
-        return LlamaCppModel(name, models)
+        return [LlamaCppModel(name, models) for name in models.names]
     from predictor.telemetry.tracing import TraceContext
     from predictor.traced_model import TracedModel
 
     app.add_middleware(TraceContext)
-    return TracedModel(name, models)
+    return [TracedModel(name, models) for name in models.names]

@@ -36,6 +36,7 @@ class BackgroundLoad:
 
     def __init__(self, plan: StartupPlan, times: StartupTimes) -> None:
         self.name = plan.name
+        self.adapters = list(plan.engine.adapters)
         self._plan = plan
         self._times = times
         self._counters: Future[EngineMetrics] = Future()
@@ -146,7 +147,7 @@ class BackgroundLoad:
             self._counters.set_result(metrics)
             with self._times.measure("load"):
                 engine = Engine(self._plan.engine, ServingObserver(metrics, self._tracer()))
-            metrics.read(engine.stats)
+            metrics.read(engine.stats, max_adapters=len(self.adapters))
         except BaseException as error:
             if not self._counters.done():
                 self._counters.set_exception(error)

@@ -16,28 +16,41 @@ class ServedModels:
     so that every protocol answers "not found" and "not ready" alike.
 
     Args:
-        names: every name that requests may use.
+        name: the model's.
+        adapters: names under which it answers with an adapter; requests use one in the model's place.
         refused: told "loading" or "shutting_down" for each request that came too early or too late.
     """
 
-    def __init__(self, names: Sequence[str], refused: Callable[[str], None] = lambda reason: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        adapters: Sequence[str] = (),
+        refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self.created = int(time.time())
+        self._name = name
         self._refused = refused
         self._closing = False
-        self._generators: dict[str, TextGenerator | None] = dict.fromkeys(names)
+        self._generators: dict[str, TextGenerator | None] = dict.fromkeys([name, *adapters])
 
     @property
     def names(self) -> list[str]:
-        """All names, ready or not, in the order given."""
+        """All names, ready or not, the model's before its adapters'."""
         return list(self._generators)
+
+    def parent(self, name: str) -> str | None:
+        """The model that an adapter belongs to, None for the model itself."""
+        return None if name == self._name else self._name
 
     def is_ready(self, name: str) -> bool:
         """Whether `get` would return a generator."""
         return self._generators.get(name) is not None
 
-    def publish(self, name: str, generator: TextGenerator) -> None:
-        """From now on requests for `name` go to `generator`."""
-        self._generators[name] = generator
+    def publish(self, generator: TextGenerator) -> None:
+        """From now on requests go to `generator`, with the adapter they name."""
+        for name in self._generators:
+            adapted = generator if name == self._name else generator.with_adapter(name)
+            self._generators[name] = adapted
 
     def withdraw_all(self) -> None:
         """From now on every request is refused, since the server is shutting down."""

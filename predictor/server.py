@@ -65,12 +65,12 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         from predictor.served_models import ServedModels
 
     add_request_fields(request_id=current_request_id, path=current_path, api_key=current_caller)
-    models = ServedModels([load.name], load.count_refused)
+    models = ServedModels(load.name, load.adapters, load.count_refused)
     gate = gate_of(settings, load.count_refused)
-    model = mount_protocols(app, models, load.name, settings, gate)
+    served = mount_protocols(app, models, settings, gate)
 
     async def publish_and_watch() -> None:
-        models.publish(load.name, await load.wait())
+        models.publish(await load.wait())
         load.record_start()
         logger.info("model %r is ready on port %d", load.name, settings.http_port)
         await load.watch()
@@ -89,7 +89,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
     # kserve starts asyncio's own loop whatever its --event-loop says, and wants one to exist before.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())
-    server.serve([model])
+    server.serve(served)
 
 
 def _grpc_server(

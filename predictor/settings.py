@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, FilePath, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from predictor.adapters import LoraAdapter, parse_adapters
 
 ENV_PREFIX = "LLAMACPP_"
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ, fixed when llama.cpp is compiled
@@ -80,6 +82,17 @@ class Settings(BaseSettings):
         FilePath | None,
         Field(description="Jinja chat template to use instead of the model's own."),
         Shown(MODEL, "file", "the GGUF's template"),
+    ] = None
+
+    lora: Annotated[
+        tuple[LoraAdapter, ...] | None,
+        NoDecode,
+        BeforeValidator(parse_adapters),
+        Field(
+            description="LoRA adapter to serve under a name of its own, NAME=FILE or NAME=FILE:SCALE; may be "
+            "given several times, in the environment with blanks between."
+        ),
+        Shown(MODEL, "name=file", "none"),
     ] = None
 
     http_port: Annotated[

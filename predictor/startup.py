@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from predictor.access.keys import read_keys
+from predictor.adapters import check_adapter, check_names
 from predictor.cgroup import default_threads, memory_limit
-from predictor.engine.config import EngineConfig, kv_cache_tokens
+from predictor.engine.config import AdapterConfig, EngineConfig, kv_cache_tokens
 from predictor.engine.prefix_store import PrefixStore, model_key
 from predictor.errors import StartupError
 from predictor.gguf import GgufHeader
@@ -70,6 +71,10 @@ def plan_startup(settings: Settings) -> StartupPlan:
         )
     estimate = check_memory(parts, context_tokens, memory_limit(), settings.kv_cache_type)
     name = settings.model_name or path.stem
+    adapters = settings.lora or ()
+    check_names(name, adapters)
+    for adapter in adapters:
+        check_adapter(adapter, parts[0])
     logger.info(
         "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
         path,
@@ -110,7 +115,8 @@ def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:
     slots = settings.max_sequences if settings.max_sequence_tokens else 1
     details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(slots))
     limit = settings.prefix_cache_dir_mib * 2**20
-    return PrefixStore(settings.prefix_cache_dir, model_key(files, *details), limit)
+    adapters = {a.name: model_key([a.path], str(a.scale)) for a in settings.lora or ()}
+    return PrefixStore(settings.prefix_cache_dir, model_key(files, *details), limit, adapters)
 
 
 def _host_cache_bytes(settings: Settings, estimate: MemoryEstimate) -> int:
@@ -136,6 +142,7 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         cache_type=settings.kv_cache_type,
         use_mmap=settings.mmap,
         use_mlock=settings.mlock,
+        adapters={a.name: AdapterConfig(a.path, a.scale) for a in settings.lora or ()},
     )
 
 

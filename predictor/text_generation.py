@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from predictor.chat.template import ChatTemplate, plain_messages
@@ -78,13 +78,23 @@ class TextGenerator:
         name: the model's name in every protocol.
         engine: runs the sequences.
         template: the model's chat template, None where it has none.
+        adapter: name of the engine's adapter to use.
     """
 
-    def __init__(self, name: str, engine: TextEngine, template: ChatTemplate | None) -> None:
+    def __init__(
+        self, name: str, engine: TextEngine, template: ChatTemplate | None, adapter: str | None = None
+    ) -> None:
         self.name = name
+        self.adapter = adapter
         self.engine = engine
         self.template = template
         self.constraints = ConstraintCompiler(engine.vocabulary)
+
+    def with_adapter(self, name: str) -> TextGenerator:
+        """The same model with one of its adapters, under the adapter's name."""
+        adapted = TextGenerator(name, self.engine, self.template, name)
+        adapted.constraints = self.constraints
+        return adapted
 
     async def tokenize(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a plain prompt, with the model's BOS token where it wants one.
@@ -136,6 +146,8 @@ class TextGenerator:
             InvalidRequest: a prompt is empty or too long.
             Unavailable: the queue is full, or the engine isn't ready.
         """
+        if self.adapter is not None:
+            requests = [replace(request, adapter=self.adapter) for request in requests]
         return self.engine.submit_all(requests)
 
     async def complete(self, requests: Sequence[Request]) -> list[Completion]:

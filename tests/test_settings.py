@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from predictor.adapters import LoraAdapter
 from predictor.settings import ENV_PREFIX, Settings, env_var, explain, flag, shown
 
 FIELDS = list(Settings.model_fields)
@@ -38,6 +39,31 @@ def test_the_environment_gives_what_the_caller_does_not(monkeypatch: pytest.Monk
     monkeypatch.setenv("LLAMACPP_LOG_FORMAT", "")
     settings = Settings(model="m", threads=2)
     assert (settings.max_queue, settings.threads, settings.log_format) == (7, 2, "text")
+
+
+def test_adapters_come_from_flags_or_from_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = (LoraAdapter("a", Path("x.gguf")), LoraAdapter("b", Path("/y:z.gguf"), 0.5))
+    assert Settings(model="m", lora=["a=x.gguf", "b=/y:z.gguf:0.5"]).lora == both
+    monkeypatch.setenv("LLAMACPP_LORA", "a=x.gguf  b=/y:z.gguf:0.5")
+    settings = Settings(model="m")
+    assert settings.lora == both
+    assert Settings(**settings.model_dump(mode="json")).lora == both
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("a", "is not of the form NAME=FILE"),
+        ("=x", "is not of the form NAME=FILE"),
+        ("a=", "is not of the form NAME=FILE"),
+        ("a/b=x", "is not of the form NAME=FILE"),
+        ("a=x:inf", "the scale must be a finite number"),
+        ("a=x a=y", "two adapters are called 'a'"),
+    ],
+)
+def test_adapters_of_another_form_are_refused(value: str, reason: str) -> None:
+    assert mistake(model="m", lora=value).startswith("--lora (LLAMACPP_LORA): ")
+    assert reason in mistake(model="m", lora=value)
 
 
 @pytest.mark.parametrize("field", FIELDS)

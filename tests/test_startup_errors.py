@@ -7,8 +7,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from adapter_files import write_adapter
 from server_process import COMMAND, free_port
 from tiny_gguf import tiny_gguf
 
@@ -95,6 +97,37 @@ def test_a_chat_template_that_does_not_compile(model_path: Path, tmp_path: Path)
     message = error_of(model_path, "--chat-template", str(path))
     assert "chat template can't be compiled (line 1" in message
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"architecture": "gemma"}, "is for the architecture 'gemma'"),
+        ({"kind": "model"}, "is not a LoRA adapter in GGUF"),
+        ({"layers": 31}, "changes blk.30.attn_q.weight, which"),
+        ({"extra_width": 32}, "incorrect shape"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_the_model(
+    model_path: Path, tmp_path: Path, options: dict[str, Any], reason: str
+) -> None:
+    path = write_adapter(tmp_path / "bad.gguf", model_path, 1, **options)
+    message = error_of(model_path, "--lora", f"bad={path}")
+    assert str(path) in message
+    assert reason in message
+
+
+def test_an_adapter_that_is_missing_or_cut_short_or_called_like_the_model(
+    model_path: Path, tmp_path: Path
+) -> None:
+    path = write_adapter(tmp_path / "good.gguf", model_path, 1)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(path.read_bytes()[:100_000])
+    assert "no.gguf" in error_of(model_path, "--lora", f"a={tmp_path / 'no.gguf'}")
+    assert f"{cut}" in error_of(model_path, "--lora", f"a={cut}")
+    message = error_of(model_path, "--lora", f"{model_path.stem}={path}")
+    assert message.startswith(f"an adapter has the model's own name '{model_path.stem}'")
+    assert "is not a LoRA adapter" in error_of(model_path, "--lora", f"a={model_path}")
 
 
 def test_a_chat_template_that_is_not_text(model_path: Path, tmp_path: Path) -> None:

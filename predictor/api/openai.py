@@ -116,7 +116,8 @@ def _text_choice(index: int, result: Completion, echo: str, with_logprobs: bool)
 
 
 def _model(models: ServedModels, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": models.created, "owned_by": OWNER}
+    parent = models.parent(name)
+    return {"id": name, "object": "model", "created": models.created, "owned_by": OWNER, "parent": parent}
 
 
 def _json(payload: dict[str, Any]) -> Response:

@@ -45,8 +45,8 @@ class CellKeeper:
                 case RemoveCells(sequence_id, start, end):
                     self._read.pop(sequence_id, None)
                     self._context.remove(sequence_id, start, end)
-                case SaveCells(sequence_id, tokens):
-                    self._save(sequence_id, tokens)
+                case SaveCells():
+                    self._save(operation)
         self._read.clear()
 
     def restore(self, sequence_id: int, saved: Prefix, length: int) -> bool:
@@ -66,7 +66,7 @@ class CellKeeper:
         """Everything that later requests could reuse, the most recently used first."""
         self.carry_out()
         retained = [
-            SavedPrefix(saving.tokens, self._context.save(saving.sequence_id))
+            SavedPrefix(saving.tokens, self._context.save(saving.sequence_id), saving.adapter)
             for saving in self._cache.retained()
         ]
         return [*reversed(retained), *reversed(list(self._host))]
@@ -79,9 +79,10 @@ class CellKeeper:
             raise EngineFailure("llama.cpp can't copy a sequence's cells")
         self._context.remove(target, length)
 
-    def _save(self, sequence_id: int, tokens: list[int]) -> None:
-        known, shared = self._host.match(tokens)
-        if known is not None and len(tokens) - shared < WORTH_SAVING_TOKENS:
+    def _save(self, saving: SaveCells) -> None:
+        known, shared = self._host.match(saving.tokens, saving.adapter)
+        if known is not None and len(saving.tokens) - shared < WORTH_SAVING_TOKENS:
             self._host.touch(known)
         else:
-            self._host.add(SavedPrefix(tokens, self._context.save(sequence_id)))
+            state = self._context.save(saving.sequence_id)
+            self._host.add(SavedPrefix(saving.tokens, state, saving.adapter))

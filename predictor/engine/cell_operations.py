@@ -39,6 +39,7 @@ class SaveCells:
 
     sequence_id: int
     tokens: list[int]
+    adapter: str | None = None
 
 
 Operation = CopyCells | DuplicateCells | RemoveCells | SaveCells

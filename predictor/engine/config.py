@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from predictor.engine.prefix_store import PrefixStore
@@ -29,6 +30,19 @@ def kv_cache_tokens(
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """A LoRA adapter to load with the model.
+
+    Attributes:
+        path: a GGUF file.
+        scale: how strongly it is applied; 1 as it was trained.
+    """
+
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Everything an engine needs to know.
 
@@ -49,6 +63,7 @@ class EngineConfig:
         host_cache_bytes: memory for prefixes beyond the KV cache; 0 for none.
         prefix_store: where prefixes outlive the process; None keeps none.
         use_mmap, use_mlock: how the weights get into memory.
+        adapters: by the name that requests use.
     """
 
     model_path: Path
@@ -67,6 +82,7 @@ class EngineConfig:
     prefix_store: PrefixStore | None = None
     use_mmap: bool = True
     use_mlock: bool = False
+    adapters: Mapping[str, AdapterConfig] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +100,7 @@ class EngineStats:
         prompt_tokens, generated_tokens: computed and sampled.
         prefix_queried_tokens, prefix_hit_tokens: prompt tokens looked up and found in the prefix cache.
         preemptions: sequences that gave up their place.
+        running_adapters, waiting_adapters: names of the adapters that running and waiting sequences use.
     """
 
     running: int = 0
@@ -100,3 +117,5 @@ class EngineStats:
     prefix_queried_tokens: int = 0
     prefix_hit_tokens: int = 0
     preemptions: int = 0
+    running_adapters: tuple[str, ...] = ()
+    waiting_adapters: tuple[str, ...] = ()

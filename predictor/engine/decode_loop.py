@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Collection
 
+from predictor.engine.adapter_turns import AdapterTurns
 from predictor.engine.cell_keeper import CellKeeper
 from predictor.engine.config import EngineConfig, EngineStats, kv_cache_tokens
 from predictor.engine.generator import Generator, Job
 from predictor.engine.host_cache import HostCache, Prefix
 from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import (
+    Adapter,
     Batch,
     Context,
     ContextParams,
@@ -69,6 +71,10 @@ class DecodeLoop:
         )
         self.max_sequence_tokens = min(config.max_sequence_tokens or self.context_tokens, self.context_tokens)
         params = self._context_params(config)
+        # Before the context, which allocates for the adapters that there are.
+        self._adapters = {
+            name: Adapter(model, adapter.path, adapter.scale) for name, adapter in config.adapters.items()
+        }
         self._context = Context(model, params, should_abort)
         self._batch = Batch(config.max_batch_tokens)
         cache = self._kv_cache(config, params)
@@ -80,6 +86,7 @@ class DecodeLoop:
             self._cells.restore,
             max_sequences=config.max_sequences,
             max_batch_tokens=config.max_batch_tokens,
+            turns=AdapterTurns() if self._adapters else None,
         )
         self._pacer = PrefillPacer(config.max_step_seconds)
         self._on_end = on_end
@@ -172,7 +179,15 @@ class DecodeLoop:
             prefix_queried_tokens=scheduler.cache.queried_tokens,
             prefix_hit_tokens=scheduler.cache.hit_tokens,
             preemptions=scheduler.num_preemptions,
+            running_adapters=self._adapters_of(scheduler.running),
+            waiting_adapters=self._adapters_of(scheduler.waiting),
         )
+
+    def _adapters_of(self, sequences: Iterable[Sequence]) -> tuple[str, ...]:
+        if not self._adapters:
+            return ()
+        # A copy first, since the decode thread goes on.
+        return tuple(sorted({s.adapter for s in list(sequences) if s.adapter is not None}))
 
     def step(self) -> None:
         """Compute and sample once for every running sequence.
@@ -222,6 +237,9 @@ class DecodeLoop:
         self.send()
         started = time.perf_counter()
         try:
+            if self._adapters:
+                adapter = chunks[0].sequence.adapter
+                self._context.use_adapter(self._adapters[adapter] if adapter is not None else None)
             self._context.decode(self._batch)
         except DecodeAbortedError:
             return None

@@ -174,6 +174,8 @@ class Engine:
                 f"answer; shorten it, or start the server with a larger {option}",
                 param="prompt",
             )
+        if request.adapter is not None and request.adapter not in self.config.adapters:
+            raise InvalidRequest(f"there is no adapter {request.adapter!r}", param="model")
         if not all(0 <= token < self.model.n_vocab for token in request.prompt):
             raise InvalidRequest(
                 f"a prompt token is outside the vocabulary of {self.model.n_vocab} tokens", param="prompt"

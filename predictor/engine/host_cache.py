@@ -25,6 +25,10 @@ class Prefix(Protocol):
         """From position 0 on."""
 
     @property
+    def adapter(self) -> str | None:
+        """Which adapter computed it."""
+
+    @property
     def memory_bytes(self) -> int:
         """How much memory forgetting it would free."""
 
@@ -39,10 +43,12 @@ class SavedPrefix:
     Attributes:
         tokens: from position 0 on.
         state: llama.cpp's own format, readable by a context of the same model and parameters.
+        adapter: which adapter computed it, None for the model alone.
     """
 
     tokens: list[int]
     state: npt.NDArray[np.uint8]
+    adapter: str | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -73,6 +79,8 @@ class HostCache:
     def add(self, saved: Prefix) -> None:
         """Keep an entry; those that it contains go."""
         for other in list(self):
+            if other.adapter != saved.adapter:
+                continue
             if common_prefix(saved.tokens, other.tokens) == len(other.tokens):
                 self.discard(other)
         self._entries[id(saved)] = saved
@@ -80,12 +88,12 @@ class HostCache:
         while self.used_bytes > self.max_bytes:
             self.discard(next(other for other in self if other.memory_bytes))
 
-    def match(self, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
-        """The entry that shares the longest beginning with `tokens`, and how long that is."""
+    def match(self, tokens: Sequence[int], adapter: str | None = None) -> tuple[Prefix | None, int]:
+        """The entry of an adapter that shares the longest beginning with `tokens`, and how long that is."""
         best: Prefix | None = None
         length = 0
         for saved in self:
-            shared = common_prefix(saved.tokens, tokens)
+            shared = common_prefix(saved.tokens, tokens) if saved.adapter == adapter else 0
             if shared > length:
                 best, length = saved, shared
         return best, length

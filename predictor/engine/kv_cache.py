@@ -16,10 +16,12 @@ class Match:
     Attributes:
         place: where the cache has it; its own business.
         length: how many tokens it has.
+        adapter: which adapter computed it, None for the model alone.
     """
 
     place: Any
     length: int
+    adapter: str | None = None
 
 
 class KVCache(Protocol):
@@ -47,9 +49,9 @@ class KVCache(Protocol):
     def take_operations(self) -> list[Operation]:
         """What llama.cpp must do, in this order, before the next decode."""
 
-    def lookup(self, tokens: Sequence[int]) -> Match:
+    def lookup(self, tokens: Sequence[int], adapter: str | None = None) -> Match:
         """The longest cached beginning: all tokens but the last at most, whose logits must be computed
-        anyway."""
+        anyway. Cells that one adapter computed are never found for another."""
 
     def newly_pinned(self, match: Match) -> int:
         """How many cells `start` would pin that nobody running holds now."""
@@ -65,7 +67,7 @@ class KVCache(Protocol):
             The id; None when none can be had.
         """
 
-    def start_empty(self, cells: int) -> int | None:
+    def start_empty(self, cells: int, adapter: str | None = None) -> int | None:
         """Give a running sequence an id and room for so many cells; None when either can't be had."""
 
     def restored(self, sequence_id: int, tokens: Sequence[int], length: int) -> None:

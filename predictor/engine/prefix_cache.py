@@ -1,10 +1,10 @@
 """A radix tree over token prefixes that accounts for every cell of the KV cache.
 
-Each path from the root spells the tokens of one or more llama.cpp sequences, and a node stands for cells
-that these sequences share. Running sequences hold their path; a finished one is retained until its cells are
-needed, so that a later request with the same beginning takes it over instead of computing it. Pure Python:
-what has to happen in llama.cpp is written down as operations, which the engine carries out before its next
-decode.
+Each path from a root spells the tokens of one or more llama.cpp sequences, and a node stands for cells
+that these sequences share. Each adapter has a root of its own, since other weights compute other cells.
+Running sequences hold their path; a finished one is retained until its cells are needed, so that a later
+request with the same beginning takes it over instead of computing it. Pure Python: what has to happen in
+llama.cpp is written down as operations, which the engine carries out before its next decode.
 
 The idea is RadixAttention's (Zheng et al., 2023, SGLang), over llama.cpp's sequence ids instead of pages.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from predictor.engine.cell_operations import CopyCells, Operation, RemoveCells, SaveCells
 from predictor.engine.kv_cache import Match
-from predictor.engine.radix_tree import Node, common_prefix
+from predictor.engine.radix_tree import Node, Root, common_prefix
 
 # Shorter ones are computed again in about the time that handling a saved state takes.
 WORTH_SAVING_TOKENS = 64
@@ -51,7 +51,7 @@ class PrefixCache:
         self.queried_tokens = 0
         self.hit_tokens = 0
         self._reuse = reuse
-        self._root = Node([], None)
+        self._roots: dict[str | None, Root] = {}
         self._free_ids = list(range(sequence_ids - 1, -1, -1))
         self._leaves: dict[int, Node] = {}
         self._retained: OrderedDict[int, None] = OrderedDict()
@@ -62,10 +62,10 @@ class PrefixCache:
         operations, self._operations = self._operations, []
         return operations
 
-    def lookup(self, tokens: Sequence[int]) -> Match:
+    def lookup(self, tokens: Sequence[int], adapter: str | None = None) -> Match:
         """The longest cached beginning: all tokens but the last at most, whose logits must be computed
-        anyway."""
-        return Match(*self._root.walk(tokens, len(tokens) - 1 if self._reuse else 0))
+        anyway. Cells that one adapter computed are never found for another."""
+        return Match(*self._root(adapter).walk(tokens, len(tokens) - 1 if self._reuse else 0))
 
     def newly_pinned(self, match: Match) -> int:
         """How many cells `start` would pin that nobody running holds now."""
@@ -90,7 +90,7 @@ class PrefixCache:
         """
         node: Node = match.place
         length = match.length
-        if node is not self._root and length < node.depth() + len(node.tokens):
+        if node.parent is not None and length < node.depth() + len(node.tokens):
             node = node.split(length - node.depth())
         if not self._free_ids and not self._evict_oldest(spare=node):
             return None
@@ -105,14 +105,14 @@ class PrefixCache:
         self.hit_tokens += length
         return sequence_id
 
-    def start_empty(self, cells: int) -> int | None:
+    def start_empty(self, cells: int, adapter: str | None = None) -> int | None:
         """Give a running sequence an id and room for so many cells; None when either can't be had."""
         if not self.make_room(cells):
             return None
         if not self._free_ids and not self._evict_oldest():
             return None
         sequence_id = self._free_ids.pop()
-        self._leaves[sequence_id] = self._root
+        self._leaves[sequence_id] = self._root(adapter)
         return sequence_id
 
     def restored(self, sequence_id: int, tokens: Sequence[int], length: int) -> None:
@@ -124,7 +124,7 @@ class PrefixCache:
     def extend(self, sequence_id: int, tokens: Sequence[int]) -> None:
         """Record that a running sequence computed more tokens into cells of its own."""
         leaf = self._leaves[sequence_id]
-        if leaf is self._root or len(leaf.ids) > 1 or leaf.children:
+        if leaf.parent is None or len(leaf.ids) > 1 or leaf.children:
             child = Node([], leaf, {sequence_id}, 1)
             # An equal path of another sequence may exist; then this one stays beside the tree until it ends.
             leaf.children.setdefault(tokens[0], child)
@@ -156,7 +156,7 @@ class PrefixCache:
             leaf = self._join_tree(sequence_id, leaf)
         self._release_running(leaf)
         others = leaf.ids - {sequence_id}
-        if retain and self._reuse and leaf is not self._root and not others:
+        if retain and self._reuse and leaf.parent is not None and not others:
             self._retained[sequence_id] = None
             while self.used - self.pinned > self.max_retained and self._evict_oldest():
                 pass
@@ -165,6 +165,12 @@ class PrefixCache:
         for other in others & self._retained.keys():
             self._retained.move_to_end(other)
         self._free(sequence_id)
+
+    def _root(self, adapter: str | None) -> Root:
+        root = self._roots.get(adapter)
+        if root is None:
+            root = self._roots[adapter] = Root([], None, adapter=adapter)
+        return root
 
     def _hold_running(self, node: Node) -> None:
         for holder in node.path():
@@ -233,7 +239,9 @@ class PrefixCache:
         alone = sum(len(node.tokens) for node in path if len(node.ids) == 1)
         if self.can_restore and alone >= WORTH_SAVING_TOKENS:
             tokens = [token for node in reversed(path) for token in node.tokens]
-            yield SaveCells(sequence_id, tokens)
+            root = path[-1].parent
+            assert isinstance(root, Root)
+            yield SaveCells(sequence_id, tokens, root.adapter)
 
     def _free(self, sequence_id: int) -> None:
         """Give an id back, with the cells that nobody else holds."""

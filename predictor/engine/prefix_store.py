@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,12 +43,14 @@ class StoredPrefix:
         tokens: from position 0 on.
         size: bytes of state.
         checksum: CRC-32 of the state.
+        adapter: which adapter computed it, None for the model alone.
     """
 
     path: Path
     tokens: list[int]
     size: int
     checksum: int
+    adapter: str | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -79,12 +81,19 @@ class PrefixStore:
         folder: made when it is missing; other models' files in it are left alone.
         key: names the model and everything else that the state depends on.
         max_bytes: most bytes of files with this key.
+        adapter_keys: what names the content of each adapter, by its name in requests, which tells nothing of
+            it. Prefixes of adapters that aren't there stay in the folder and are not loaded.
     """
 
-    def __init__(self, folder: Path, key: str, max_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, key: str, max_bytes: int, adapter_keys: Mapping[str, str] | None = None
+    ) -> None:
         self._folder = folder / key
         self._key = key
         self._max_bytes = max_bytes
+        self._adapter_keys: dict[str | None, str] = {None: ""}
+        self._adapter_keys.update(adapter_keys or {})
+        self._adapters = {key: name for name, key in reversed(self._adapter_keys.items())}
 
     def load(self) -> list[StoredPrefix]:
         """What is there, the longest unused first; bad files are named in the log and skipped."""
@@ -126,7 +135,7 @@ class PrefixStore:
             logger.warning("ignoring the saved prefix %s: %s", path, error)
             return None
 
-    def _parse(self, path: Path, file: BinaryIO) -> StoredPrefix:
+    def _parse(self, path: Path, file: BinaryIO) -> StoredPrefix | None:
         header: dict[str, Any] = json.loads(file.readline(MAX_HEADER_BYTES))
         if header["format"] != FORMAT or header["key"] != self._key:
             raise BadPrefixFileError("it belongs to another model or version")
@@ -137,11 +146,16 @@ class PrefixStore:
         tokens = np.fromfile(file, np.int32, count)
         if zlib.crc32(tokens.tobytes()) != header["tokens_crc32"]:
             raise BadPrefixFileError("it is damaged")
-        return StoredPrefix(path, tokens.tolist(), size, int(header["state_crc32"]))
+        adapter = header.get("adapter", "")
+        if adapter not in self._adapters:
+            return None
+        return StoredPrefix(path, tokens.tolist(), size, int(header["state_crc32"]), self._adapters[adapter])
 
     def _write(self, prefix: Prefix) -> Path:
         array = np.asarray(prefix.tokens, np.int32)
-        path = self._folder / (hashlib.sha256(array.tobytes()).hexdigest()[:32] + SUFFIX)
+        adapter = self._adapter_keys[prefix.adapter]
+        name = hashlib.sha256(adapter.encode() + array.tobytes()).hexdigest()[:32]
+        path = self._folder / (name + SUFFIX)
         if path.exists():
             os.utime(path)
             return path
@@ -149,6 +163,7 @@ class PrefixStore:
         header = {
             "format": FORMAT,
             "key": self._key,
+            "adapter": adapter,
             "tokens": len(array),
             "tokens_crc32": zlib.crc32(array.tobytes()),
             "state_bytes": state.nbytes,

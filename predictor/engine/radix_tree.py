@@ -61,6 +61,13 @@ class Node:
         return node, length
 
 
+@dataclass(slots=True, eq=False)
+class Root(Node):
+    """Where all paths of one adapter begin; None is the model without any."""
+
+    adapter: str | None = None
+
+
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """Length of the longest common beginning."""
     limit, block, length = min(len(first), len(second)), 64, 0

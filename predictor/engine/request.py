@@ -109,12 +109,14 @@ class Request:
         params: how to sample and when to stop.
         constraint: what the tokens are held to; of this request alone. It decides where the text may end, so
             `ignore_eos` has no effect beside it.
+        adapter: name of the engine's adapter to use, None for the model alone.
     """
 
     id: str
     prompt: tuple[int, ...]
     params: SamplingParams
     constraint: TokenConstraint | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if self.constraint is not None and self.params.ignore_eos:

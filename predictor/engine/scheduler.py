@@ -13,6 +13,7 @@ from collections.abc import Sequence as Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from predictor.engine.adapter_turns import AdapterTurns
 from predictor.engine.host_cache import HostCache, Prefix
 from predictor.engine.kv_cache import KVCache, Match
 from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS
@@ -57,6 +58,7 @@ class Scheduler:
             a saved prefix at once; False where the state can't be read.
         max_sequences: most sequences in one batch.
         max_batch_tokens: most tokens in one batch; at least max_sequences.
+        turns: whose sequences may be in one batch; None for all.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Scheduler:
         *,
         max_sequences: int,
         max_batch_tokens: int,
+        turns: AdapterTurns | None = None,
     ) -> None:
         if max_batch_tokens < max_sequences:
             raise ValueError("max_batch_tokens must be at least max_sequences")
@@ -75,6 +78,7 @@ class Scheduler:
         self._restore_cells = restore_cells
         self.max_sequences = max_sequences
         self.max_batch_tokens = max_batch_tokens
+        self._turns = turns
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -112,19 +116,22 @@ class Scheduler:
         return victim
 
     def schedule(self, prefill_budget: PrefillBudget) -> list[Chunk]:
-        """Choose the next batch; never more than `max_batch_tokens` tokens.
+        """Choose the next batch; never more than `max_batch_tokens` tokens, and all of one adapter.
+
+        It can be empty where the sequences whose turn it was gave their place up to others.
 
         Args:
-            prefill_budget: most prompt tokens to compute in it, told whether tokens are decoded beside them.
+            prefill_budget: most prompt tokens to compute in it, told whether streams wait for it.
         """
         self._admit()
-        decoding = [s for s in self.running if s.is_decoding]
+        batch = self.running if self._turns is None else self._turns.take(self.running)
+        decoding = [s for s in batch if s.is_decoding]
         budget = self.max_batch_tokens - len(decoding)
-        limit = prefill_budget(decoding=bool(decoding))
+        limit = prefill_budget(decoding=bool(decoding) or any(s.is_decoding for s in self.running))
         if limit is not None:
             budget = min(budget, limit)
         chunks = [Chunk(s, s.num_computed, len(s.tokens)) for s in decoding]
-        chunks += _share(budget, [s for s in self.running if not s.is_decoding])
+        chunks += _share(budget, [s for s in batch if not s.is_decoding])
         return self._fit(chunks)
 
     def commit(self, chunks: Collection[Chunk]) -> None:
@@ -139,7 +146,7 @@ class Scheduler:
         passed: list[Sequence] = []
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting.popleft()
-            match = self.cache.lookup(sequence.tokens)
+            match = self.cache.lookup(sequence.tokens, sequence.adapter)
             if self._waits_for_prefix(sequence, match):
                 passed.append(sequence)
                 continue
@@ -153,7 +160,7 @@ class Scheduler:
         tokens = candidate.tokens
         ahead = 0
         for other in self.running:
-            if other.num_missing > 1:
+            if other.num_missing > 1 and other.adapter == candidate.adapter:
                 shared = common_prefix(tokens, other.tokens)
                 if shared > other.num_computed:
                     ahead = max(ahead, min(shared, len(tokens) - 1))
@@ -169,11 +176,11 @@ class Scheduler:
     def _start(self, sequence: Sequence, match: Match) -> bool:
         tokens = sequence.tokens
         sequence_id = None
-        saved, length = self._worth_restoring(tokens, match)
+        saved, length = self._worth_restoring(sequence, match)
         if saved is not None:
             sequence_id = self._restore(tokens, saved, length)
             if sequence_id is None:  # the attempt may have evicted what was found before
-                match = self.cache.lookup(tokens)
+                match = self.cache.lookup(tokens, sequence.adapter)
         if sequence_id is None:
             sequence_id, length = self.cache.start(tokens, match), match.length
         if sequence_id is None:
@@ -186,15 +193,15 @@ class Scheduler:
         self.running.append(sequence)
         return True
 
-    def _worth_restoring(self, tokens: list[int], match: Match) -> tuple[Prefix | None, int]:
+    def _worth_restoring(self, sequence: Sequence, match: Match) -> tuple[Prefix | None, int]:
         """A saved prefix that has far more of the tokens than the cells in use, and how many."""
-        saved, shared = self.host.match(tokens)
-        length = min(shared, len(tokens) - 1)
+        saved, shared = self.host.match(sequence.tokens, sequence.adapter)
+        length = min(shared, len(sequence.tokens) - 1)
         return (saved, length) if length - match.length >= WORTH_SAVING_TOKENS else (None, 0)
 
     def _restore(self, tokens: list[int], saved: Prefix, length: int) -> int | None:
         """Give a sequence the first `length` cells of a saved prefix; None where it can't be done."""
-        sequence_id = self.cache.start_empty(len(saved.tokens))
+        sequence_id = self.cache.start_empty(len(saved.tokens), saved.adapter)
         if sequence_id is None:
             return None
         if not self._restore_cells(sequence_id, saved, length):

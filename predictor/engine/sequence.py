@@ -49,6 +49,11 @@ class Sequence:
         self.tokens = list(self.request.prompt)
 
     @property
+    def adapter(self) -> str | None:
+        """Name of the adapter it is computed with."""
+        return self.request.adapter
+
+    @property
     def num_missing(self) -> int:
         """Tokens without cells; at least one while running."""
         return len(self.tokens) - self.num_computed

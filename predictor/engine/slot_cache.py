@@ -27,11 +27,13 @@ class _Slot:
     Attributes:
         tokens: those that have cells.
         running: whether a sequence uses it; otherwise its cells wait for a later one.
+        adapter: which adapter computed the cells.
     """
 
     id: int
     tokens: list[int] = field(default_factory=list)
     running: bool = False
+    adapter: str | None = None
 
 
 class SlotCache:
@@ -69,20 +71,22 @@ class SlotCache:
         operations, self._operations = self._operations, []
         return operations
 
-    def lookup(self, tokens: Sequence[int]) -> Match:
+    def lookup(self, tokens: Sequence[int], adapter: str | None = None) -> Match:
         """The longest cached beginning: all tokens but the last at most, whose logits must be computed
-        anyway."""
+        anyway. Cells that one adapter computed are never found for another."""
         limit = max(0, len(tokens) - 1)
         target = self._lowest_free()
         if target is None:
-            return Match(None, 0)
-        best, length = target, common_prefix(target.tokens, tokens[:limit])
+            return Match(None, 0, adapter)
+        best, length = target, 0
+        if target.adapter == adapter:
+            length = common_prefix(target.tokens, tokens[:limit])
         for slot in self._slots:
-            if slot is not target:
+            if slot is not target and slot.adapter == adapter:
                 shared = common_prefix(slot.tokens, tokens[:limit])
                 if shared >= length + WORTH_COPYING_TOKENS:
                     best, length = slot, shared
-        return Match(best, length)
+        return Match(best, length, adapter)
 
     def newly_pinned(self, match: Match) -> int:
         """How many cells `start` would pin: copies are cells too."""
@@ -106,17 +110,17 @@ class SlotCache:
         if source is not target:
             self._operations.append(DuplicateCells(source.id, target.id, match.length))
             target.tokens = list(tokens[: match.length])
-        target.running = True
+        target.running, target.adapter = True, match.adapter
         self._count(tokens, match.length)
         return target.id
 
-    def start_empty(self, cells: int) -> int | None:
+    def start_empty(self, cells: int, adapter: str | None = None) -> int | None:
         """Give a running sequence an empty slot; None when all are taken or too small for `cells`."""
         target = self._lowest_free()
         if target is None or cells > self._slot_cells:
             return None
         self._clear(target, keep=0)
-        target.running = True
+        target.running, target.adapter = True, adapter
         return target.id
 
     def restored(self, sequence_id: int, tokens: Sequence[int], length: int) -> None:
@@ -159,10 +163,10 @@ class SlotCache:
         del slot.tokens[keep:]
 
     def _saving(self, slot: _Slot, *, kept: int) -> Iterator[SaveCells]:
-        others = (common_prefix(slot.tokens, other.tokens) for other in self._slots if other is not slot)
-        known = max(kept, *others) if len(self._slots) > 1 else kept
+        others = (other for other in self._slots if other is not slot and other.adapter == slot.adapter)
+        known = max([kept, *(common_prefix(slot.tokens, other.tokens) for other in others)])
         if self.can_restore and len(slot.tokens) - known >= WORTH_SAVING_TOKENS:
-            yield SaveCells(slot.id, list(slot.tokens))
+            yield SaveCells(slot.id, list(slot.tokens), slot.adapter)
 
     def _count(self, tokens: Sequence[int], hits: int) -> None:
         self.queried_tokens += len(tokens)

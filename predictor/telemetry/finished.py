@@ -33,6 +33,7 @@ class FinishedRequest:
         decode: from the first token to the last; None where there was none.
         time_to_first_token: from arrival to the first token; None where there was none.
         total: from arrival to the end.
+        adapter: name of the adapter it used, None for the model alone.
     """
 
     id: str
@@ -46,6 +47,7 @@ class FinishedRequest:
     decode: float | None
     time_to_first_token: float | None
     total: float
+    adapter: str | None = None
 
     @classmethod
     def of(cls, sequence: Sequence, reason: FinishReason | None, now: float) -> Self:
@@ -63,4 +65,5 @@ class FinishedRequest:
             decode=first and sequence.last_token - first,
             time_to_first_token=first and first - sequence.arrived,
             total=now - sequence.arrived,
+            adapter=sequence.adapter,
         )

@@ -6,6 +6,7 @@ docs/metrics.md lists them all, and a test compares that list with a running ser
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -85,9 +86,9 @@ class EngineMetrics:
         for reason in REFUSALS:
             self._refused.labels(model_name, reason)
 
-    def read(self, stats: Callable[[], EngineStats]) -> None:
+    def read(self, stats: Callable[[], EngineStats], *, max_adapters: int = 0) -> None:
         """From now on, `/metrics` shows what the engine counts by itself, read when it is asked for."""
-        self._registry.register(EngineStatsCollector(self._name, stats))
+        self._registry.register(EngineStatsCollector(self._name, stats, max_adapters))
 
     def token_sampled(self, sequence: Sequence, now: float, gap: float | None) -> None:
         """Count a token; `gap` is the time since the one before it, None for the first."""
@@ -118,11 +119,13 @@ class EngineStatsCollector(Collector):
     Args:
         model_name: value of the label `model_name`.
         stats: the engine's figures at the moment of the call.
+        max_adapters: how many adapters can be in use at once.
     """
 
-    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats], max_adapters: int) -> None:
         self._name = model_name
         self._stats = stats
+        self._max_adapters = max_adapters
 
     def collect(self) -> Iterator[Metric]:
         """All of them; see `Collector`."""
@@ -142,6 +145,16 @@ class EngineStatsCollector(Collector):
         yield self._counter("engine_steps", "Batches computed.", stats.steps)
         yield self._counter("engine_decode_seconds", "Time inside llama_decode.", stats.decode_seconds)
         yield self._counter("engine_step_seconds", "Time of whole steps.", stats.step_seconds)
+        yield self._lora_requests(stats)
+
+    def _lora_requests(self, stats: EngineStats) -> Metric:
+        labels = ["model_name", "max_lora", "running_lora_adapters", "waiting_lora_adapters"]
+        family = GaugeMetricFamily(
+            PREFIX + "lora_requests_info", "LoRA adapters in use; the value is the time.", labels=labels
+        )
+        values = (",".join(stats.running_adapters), ",".join(stats.waiting_adapters))
+        family.add_metric([self._name, str(self._max_adapters), *values], time.time())
+        return family
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(PREFIX + name, text, labels=["model_name"])

@@ -24,6 +24,8 @@ def log_finished(request: FinishedRequest) -> None:
         "queue_seconds": round(request.queue, 4),
         "total_seconds": round(request.total, 4),
     }
+    if request.adapter is not None:
+        fields["adapter"] = request.adapter
     if request.time_to_first_token is not None:
         fields["time_to_first_token_seconds"] = round(request.time_to_first_token, 4)
     logger.info("request finished", extra={"fields": fields})

@@ -38,11 +38,13 @@ class KServeApplication:
         from runtimes.ray_serve.open_inference import OpenInferenceService
 
         assert settings.model_name is not None
-        self.models = ServedModels([settings.model_name], refused)
+        adapters = [adapter.name for adapter in settings.lora or ()]
+        self.models = ServedModels(settings.model_name, adapters, refused)
         gate = gate_of(settings, refused)
-        model = mount_protocols(app, self.models, settings.model_name, settings, gate)
+        served = mount_protocols(app, self.models, settings, gate)
         repository = ModelRepository()
-        repository.update(model)
+        for model in served:
+            repository.update(model)
         data_plane = ServingDataPlane(repository, self.models)
         closed = ClosedRepository(repository)
         # Adds kserve's routes to its application; the server itself is never started.

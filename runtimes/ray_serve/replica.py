@@ -103,7 +103,7 @@ class EngineReplica:
             raise StartupError(explain(error)) from None
         plan = await asyncio.to_thread(plan_startup, settings)
         load = BackgroundLoad(plan, StartupTimes())
-        self._application.models.publish(load.name, await load.wait())
+        self._application.models.publish(await load.wait())
         return load
 
     def check_health(self) -> None:

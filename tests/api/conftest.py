@@ -52,8 +52,8 @@ class ScriptedServer:
 @pytest.fixture
 def scripted() -> Iterator[ScriptedServer]:
     engine = ScriptedEngine(scripts=[say("Hel", "lo")])
-    models = ServedModels(["tiny"])
-    models.publish("tiny", TextGenerator("tiny", engine, ChatTemplate(TEMPLATE, "", "")))
+    models = ServedModels("tiny")
+    models.publish(TextGenerator("tiny", engine, ChatTemplate(TEMPLATE, "", "")))
     app = FastAPI()
     install_error_handlers(app)
     for router, prefix in (

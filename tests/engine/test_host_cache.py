@@ -19,6 +19,17 @@ def test_the_entry_with_the_longest_common_beginning_matches() -> None:
     assert cache.match([5]) == (None, 0)
 
 
+def test_adapters_have_entries_of_their_own() -> None:
+    cache = HostCache(100)
+    plain, adapted = saved(1, 2), SavedPrefix([1, 2, 3], np.zeros(10, np.uint8), "a")
+    cache.add(plain)
+    cache.add(adapted)
+    assert list(cache) == [plain, adapted]
+    assert cache.match([1, 2, 3]) == (plain, 2)
+    assert cache.match([1, 2, 3], "a") == (adapted, 3)
+    assert cache.match([1, 2, 3], "b") == (None, 0)
+
+
 def test_an_entry_replaces_those_that_it_contains() -> None:
     cache = HostCache(100)
     cache.add(saved(1, 2))

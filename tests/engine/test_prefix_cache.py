@@ -22,12 +22,18 @@ def everything_is_worth_saving() -> Iterator[None]:
         yield
 
 
+Token = tuple[str | None, int]
+
+
 class Cells:
-    """llama.cpp's unified KV cache: per sequence, which cell stands at which position."""
+    """llama.cpp's unified KV cache: per sequence, which cell stands at which position.
+
+    A token in a cell stands with the adapter that computed it.
+    """
 
     def __init__(self) -> None:
-        self.saved: list[list[int]] = []
-        self.sequences: dict[int, dict[int, tuple[int, int]]] = {}
+        self.saved: list[SaveCells] = []
+        self.sequences: dict[int, dict[int, tuple[int, Token]]] = {}
         self.made = 0
 
     def apply(self, cache: PrefixCache) -> None:
@@ -37,21 +43,22 @@ class Cells:
                 for position in range(operation.start, operation.end):
                     self.sequences.setdefault(operation.target, {})[position] = source[position]
             elif isinstance(operation, SaveCells):
-                assert self.tokens(operation.sequence_id) == operation.tokens
-                self.saved.append(operation.tokens)
+                expected = [(operation.adapter, token) for token in operation.tokens]
+                assert self.tokens(operation.sequence_id) == expected
+                self.saved.append(operation)
             elif isinstance(operation, RemoveCells):
                 held = self.sequences.get(operation.sequence_id, {})
                 end = operation.end if operation.end is not None else 10**9
                 for position in [p for p in held if operation.start <= p < end]:
                     del held[position]
 
-    def compute(self, sequence_id: int, position: int, token: int) -> None:
+    def compute(self, sequence_id: int, position: int, token: Token) -> None:
         held = self.sequences.setdefault(sequence_id, {})
         assert position not in held
         held[position] = (self.made, token)
         self.made += 1
 
-    def tokens(self, sequence_id: int) -> list[int]:
+    def tokens(self, sequence_id: int) -> list[Token]:
         held = self.sequences.get(sequence_id, {})
         assert sorted(held) == list(range(len(held)))
         return [held[position][1] for position in range(len(held))]
@@ -68,33 +75,37 @@ class Driver:
         self.cache = PrefixCache(capacity, ids, max_retained=max_retained, save=True)
         self.cells = Cells()
         self.running: dict[int, list[int]] = {}
+        self.adapters: dict[int, str | None] = {}
         self.finished = False
 
-    def start(self, tokens: list[int]) -> tuple[int, int] | None:
+    def start(self, tokens: list[int], adapter: str | None = None) -> tuple[int, int] | None:
         if not tokens:
             return None
-        match = self.cache.lookup(tokens)
+        match = self.cache.lookup(tokens, adapter)
         sequence_id, length = self.cache.start(tokens, match), match.length
         if sequence_id is None:
             return None
         assert sequence_id not in self.running
         assert length < len(tokens)
         self.running[sequence_id] = tokens[:length]
+        self.adapters[sequence_id] = adapter
         self.check()
         for token in tokens[length:]:
             if not self.extend(sequence_id, [token]):
                 break
         return sequence_id, length
 
-    def restore(self, saved: list[int], length: int, readable: bool) -> None:
-        sequence_id = self.cache.start_empty(len(saved))
+    def restore(self, operation: SaveCells, length: int, readable: bool) -> None:
+        saved, adapter = operation.tokens, operation.adapter
+        sequence_id = self.cache.start_empty(len(saved), adapter)
         if sequence_id is None:
             return
         self.cells.apply(self.cache)
         assert not self.cells.sequences.get(sequence_id)
         if readable:
             for position, token in enumerate(saved[:length]):
-                self.cells.compute(sequence_id, position, token)
+                self.cells.compute(sequence_id, position, (adapter, token))
+            self.adapters[sequence_id] = adapter
             self.cache.restored(sequence_id, saved, length)
             self.running[sequence_id] = saved[:length]
         else:
@@ -107,7 +118,7 @@ class Driver:
         self.cells.apply(self.cache)
         done = self.running[sequence_id]
         for token in tokens:
-            self.cells.compute(sequence_id, len(done), token)
+            self.cells.compute(sequence_id, len(done), (self.adapters[sequence_id], token))
             done.append(token)
         self.cache.extend(sequence_id, tokens)
         self.check()
@@ -123,7 +134,7 @@ class Driver:
     def check(self) -> None:
         self.cells.apply(self.cache)
         for sequence_id, tokens in self.running.items():
-            assert self.cells.tokens(sequence_id) == tokens
+            assert self.cells.tokens(sequence_id) == [(self.adapters[sequence_id], token) for token in tokens]
         assert self.cache.used == self.cells.used <= self.cache.capacity
         pinned = {
             cell
@@ -184,7 +195,7 @@ def test_beyond_the_limit_retained_cells_are_saved_and_given_up() -> None:
     driver = Driver(max_retained=6)
     for tokens in ([1, 1, 1, 1], [2, 2, 2, 2]):
         driver.finish(driver.start(tokens)[0])
-    assert driver.cells.saved == [[1, 1, 1, 1]]
+    assert [saved.tokens for saved in driver.cells.saved] == [[1, 1, 1, 1]]
     assert (driver.cache.lookup([1, 1, 1, 1]).length, driver.cache.lookup([2, 2, 2, 2]).length) == (0, 3)
 
 
@@ -194,6 +205,15 @@ def test_what_others_hold_too_is_not_saved() -> None:
     driver.finish(driver.start([1, 1, 1, 1, 6, 6])[0])
     assert driver.cells.saved == []
     assert driver.cache.lookup([1, 1, 1, 1, 6, 6]).length == 5
+
+
+def test_what_one_adapter_computed_is_not_found_for_another() -> None:
+    driver = Driver(max_retained=6)
+    driver.finish(driver.start([1, 2, 3, 4], "a")[0])
+    found = [driver.cache.lookup([1, 2, 3, 4], adapter).length for adapter in (None, "a", "b")]
+    assert found == [0, 3, 0]
+    driver.finish(driver.start([1, 2, 3, 4])[0])
+    assert driver.cells.saved == [SaveCells(0, [1, 2, 3, 4], "a")]
 
 
 def test_without_reuse_nothing_is_retained() -> None:
@@ -214,7 +234,7 @@ def test_common_prefix_agrees_with_a_plain_loop_over_block_edges() -> None:
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 actions = st.lists(
     st.one_of(
-        st.tuples(st.just("start"), tokens),
+        st.tuples(st.just("start"), tokens, st.sampled_from([None, "a"])),
         st.tuples(st.just("extend"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=3)),
         st.tuples(st.just("finish"), st.integers(0, 9), st.booleans()),
         st.tuples(st.just("restore"), st.integers(0, 9), st.integers(1, 20), st.booleans()),
@@ -231,11 +251,11 @@ def test_cells_tokens_and_counts_always_agree_with_llama_cpp(
     driver = Driver(capacity, ids, max_retained)
     for action, *arguments in script:
         if action == "start":
-            driver.start(arguments[0])
+            driver.start(*arguments)
         elif action == "restore":
             if driver.cells.saved:
                 saved = driver.cells.saved[arguments[0] % len(driver.cells.saved)]
-                driver.restore(saved, min(arguments[1], len(saved)), arguments[2])
+                driver.restore(saved, min(arguments[1], len(saved.tokens)), arguments[2])
         elif driver.running:
             sequence_id = list(driver.running)[arguments[0] % len(driver.running)]
             if action == "extend":

@@ -42,6 +42,16 @@ def test_another_models_files_are_not_seen(tmp_path: Path) -> None:
     assert PrefixStore(tmp_path, KEY, 10_000).load() == []
 
 
+def test_an_adapters_prefixes_belong_to_its_content_not_to_its_name(tmp_path: Path) -> None:
+    keys = {"a": "content of a", "b": "content of b"}
+    prefixes = [SavedPrefix([1, 2], saved(1).state, adapter) for adapter in (None, "a", "b")]
+    assert PrefixStore(tmp_path, KEY, 10_000, keys).save(prefixes) == 3
+    assert {p.adapter for p in PrefixStore(tmp_path, KEY, 10_000, keys).load()} == {None, "a", "b"}
+    renamed = PrefixStore(tmp_path, KEY, 10_000, {"a": "content of b", "c": "something new"})
+    assert {p.adapter for p in renamed.load()} == {None, "a"}
+    assert [p.adapter for p in PrefixStore(tmp_path, KEY, 10_000).load()] == [None]
+
+
 def test_a_file_renamed_into_another_models_folder_is_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from predictor.engine import prefix_cache as prefix_cache_module
 from predictor.engine import scheduler as scheduler_module
+from predictor.engine.adapter_turns import AdapterTurns
 from predictor.engine.cell_operations import SaveCells
 from predictor.engine.host_cache import HostCache, SavedPrefix
 from predictor.engine.prefix_cache import PrefixCache
@@ -23,21 +25,36 @@ from predictor.engine.slot_cache import SlotCache
 FILLER = 7
 
 
-def sequence(prompt: list[int], max_tokens: int = 4) -> Sequence:
-    return Sequence(Request("r", tuple(prompt), SamplingParams()), max_tokens)
+def sequence(prompt: list[int], max_tokens: int = 4, adapter: str | None = None) -> Sequence:
+    return Sequence(Request("r", tuple(prompt), SamplingParams(), adapter=adapter), max_tokens)
 
 
 def scheduler(
-    capacity: int = 1000, sequences: int = 4, batch: int = 64, ids: int = 8, *, restorable: bool = True
+    capacity: int = 1000,
+    sequences: int = 4,
+    batch: int = 64,
+    ids: int = 8,
+    *,
+    restorable: bool = True,
+    turns: AdapterTurns | None = None,
 ) -> Scheduler:
     cache = PrefixCache(capacity, ids, max_retained=capacity // 2, save=True)
     host = HostCache(10_000)
-    return Scheduler(cache, host, lambda *_: restorable, max_sequences=sequences, max_batch_tokens=batch)
+    return Scheduler(
+        cache, host, lambda *_: restorable, max_sequences=sequences, max_batch_tokens=batch, turns=turns
+    )
 
 
 def slot_scheduler(cells: int, sequences: int, batch: int, *, restorable: bool) -> Scheduler:
     cache, host = SlotCache(sequences, cells, save=True), HostCache(10_000)
-    return Scheduler(cache, host, lambda *_: restorable, max_sequences=sequences, max_batch_tokens=batch)
+    return Scheduler(
+        cache,
+        host,
+        lambda *_: restorable,
+        max_sequences=sequences,
+        max_batch_tokens=batch,
+        turns=AdapterTurns(),
+    )
 
 
 def step(subject: Scheduler, budget: int | None = None) -> list[Chunk]:
@@ -46,7 +63,7 @@ def step(subject: Scheduler, budget: int | None = None) -> list[Chunk]:
     for operation in subject.cache.take_operations():
         if isinstance(operation, SaveCells):
             state = np.zeros(10 * len(operation.tokens), np.uint8)
-            subject.host.add(SavedPrefix(operation.tokens, state))
+            subject.host.add(SavedPrefix(operation.tokens, state, operation.adapter))
     subject.commit(chunks)
     for chunk in chunks:
         if chunk.completes:
@@ -203,6 +220,35 @@ def test_an_admission_looks_its_prefix_up_once(monkeypatch: pytest.MonkeyPatch) 
     assert len(looked_up) == 1
 
 
+def test_sequences_of_two_adapters_take_turns() -> None:
+    subject = scheduler(turns=AdapterTurns())
+    ones = [sequence([1, 2, 3], 3, adapter) for adapter in (None, "a", None, "b")]
+    for one in ones:
+        subject.add(one)
+    batches = [[chunk.sequence for chunk in step(subject)] for _ in range(6)]
+    assert batches == [[ones[0], ones[2]], [ones[1]], [ones[3]]] * 2
+
+
+def test_adapters_share_no_beginning_and_do_not_wait_for_one_another() -> None:
+    subject = scheduler(batch=128, turns=AdapterTurns())
+    prompt = list(range(100, 200))
+    subject.host.add(SavedPrefix(prompt, np.zeros(10, np.uint8), "b"))
+    ones = [sequence(prompt, adapter=adapter) for adapter in (None, "a", "b")]
+    for one in ones:
+        subject.add(one)
+    assert [sizes(step(subject)) for _ in range(3)] == [[100], [100], [1]]
+    assert [one.cached_tokens for one in ones] == [0, 0, 99]
+
+
+def test_streams_of_one_adapter_bound_the_prefill_of_another() -> None:
+    subject = scheduler(turns=AdapterTurns())
+    subject.add(sequence([1, 2, 3], 20, "a"))
+    step(subject)
+    subject.add(sequence(list(range(100, 150)), adapter="b"))
+    assert sizes(step(subject, 5)) in ([1], [5])
+    assert sizes(step(subject, 5)) in ([1], [5])
+
+
 def test_finish_takes_a_waiting_sequence_out_of_the_queue() -> None:
     subject = scheduler(sequences=1)
     first, second = sequence([1, 2]), sequence([3, 4])
@@ -228,6 +274,7 @@ requests = st.lists(
         st.integers(1, 60),
         st.integers(0, 20),
         st.integers(0, 200),
+        st.sampled_from([None, "a", "b"]),
     ),
     min_size=1,
     max_size=12,
@@ -247,7 +294,7 @@ requests = st.lists(
     st.booleans(),
 )
 def test_every_sequence_finishes_within_all_budgets(
-    script: list[tuple[list[int], int, int, int]],
+    script: list[tuple[list[int], int, int, int, str | None]],
     capacity: int,
     max_sequences: int,
     batch: int,
@@ -256,12 +303,23 @@ def test_every_sequence_finishes_within_all_budgets(
     restorable: bool,
     slots: bool,
 ) -> None:
-    """None lost, none starved, no budget exceeded, whatever arrives when and is cancelled when."""
+    """None lost, none starved, no budget exceeded, whatever arrives when and is cancelled when.
+
+    Every batch is of one adapter, and each that has sequences in the batch gets its turn.
+    """
     if slots:
         subject = slot_scheduler(capacity, max_sequences, batch, restorable=restorable)
     else:
-        subject = scheduler(capacity, max_sequences, batch, max_sequences + spare_ids, restorable=restorable)
-    todo = [(at, cancel_at, sequence(prompt, most)) for prompt, most, at, cancel_at in script]
+        subject = scheduler(
+            capacity,
+            max_sequences,
+            batch,
+            max_sequences + spare_ids,
+            restorable=restorable,
+            turns=AdapterTurns(),
+        )
+    todo = [(at, cancel_at, sequence(prompt, most, a)) for prompt, most, at, cancel_at, a in script]
+    waited: Counter[str | None] = Counter()
     cancelled: set[int] = set()
     for now in range(5000):
         for at, cancel_at, one in todo:
@@ -274,7 +332,12 @@ def test_every_sequence_finishes_within_all_budgets(
         assert sum(sizes(chunks)) <= batch
         assert len({id(c.sequence) for c in chunks}) == len(chunks) <= max_sequences
         assert subject.cache.used <= subject.cache.capacity
-        assert chunks or not subject.running
+        computed = {c.sequence.adapter for c in chunks}
+        assert len(computed) <= 1
+        waited.update({s.adapter for s in subject.running} - computed)
+        for adapter in computed:
+            waited[adapter] = 0
+        assert all(steps <= 3 for steps in waited.values())
         if now > 20 + 200 and not subject.has_work:
             break
     else:

@@ -24,14 +24,22 @@ def short_beginnings_are_worth_it() -> Iterator[None]:
         yield
 
 
+Token = tuple[str | None, int]  # with the adapter that computed its cell
+
+
+def cells(tokens: list[int], adapter: str | None) -> list[Token]:
+    return [(adapter, token) for token in tokens]
+
+
 class Driver:
     """Runs sequences through a cache and a simulation, which does what the cache wrote down."""
 
     def __init__(self, slots: int = 3) -> None:
         self.cache = SlotCache(slots, SLOT_CELLS, save=True)
-        self.cells: list[list[int]] = [[] for _ in range(slots)]
-        self.saved: list[list[int]] = []
-        self.running: dict[int, list[int]] = {}
+        self.cells: list[list[Token]] = [[] for _ in range(slots)]
+        self.saved: list[SaveCells] = []
+        self.running: dict[int, list[Token]] = {}
+        self.adapters: dict[int, str | None] = {}
 
     def decode(self) -> None:
         """Carry the operations out; then every running sequence has the cells that it was promised."""
@@ -43,50 +51,53 @@ class Driver:
                     assert len(self.cells[target]) == length
                 case RemoveCells(sequence_id, start, None):
                     del self.cells[sequence_id][start:]
-                case SaveCells(sequence_id, tokens):
-                    assert self.cells[sequence_id] == tokens
-                    self.saved.append(tokens)
+                case SaveCells(sequence_id, tokens, adapter):
+                    assert self.cells[sequence_id] == cells(tokens, adapter)
+                    self.saved.append(operation)
                 case _:
                     raise AssertionError(operation)
         for sequence_id, tokens in self.running.items():
             assert self.cells[sequence_id] == tokens
 
-    def start(self, tokens: list[int]) -> tuple[int, int] | None:
-        match = self.cache.lookup(tokens)
+    def start(self, tokens: list[int], adapter: str | None = None) -> tuple[int, int] | None:
+        match = self.cache.lookup(tokens, adapter)
         sequence_id = self.cache.start(tokens, match)
         if sequence_id is None:
             assert len(self.running) == len(self.cells)
             return None
         assert match.length < len(tokens)
-        self.note_start(sequence_id, tokens[: match.length])
+        self.note_start(sequence_id, tokens[: match.length], adapter)
         return sequence_id, match.length
 
-    def restore(self, saved: list[int], length: int, readable: bool = True) -> None:
-        sequence_id = self.cache.start_empty(len(saved))
+    def restore(self, operation: SaveCells, length: int, readable: bool = True) -> None:
+        saved, adapter = operation.tokens, operation.adapter
+        sequence_id = self.cache.start_empty(len(saved), adapter)
         if sequence_id is None:
             return
         self.decode()
         assert self.cells[sequence_id] == []
         if readable:
-            self.cells[sequence_id] = saved[:length]
+            self.cells[sequence_id] = cells(saved[:length], adapter)
             self.cache.restored(sequence_id, saved, length)
-            self.note_start(sequence_id, saved[:length])
+            self.note_start(sequence_id, saved[:length], adapter)
         else:
             self.cache.finish(sequence_id, retain=False)
 
-    def note_start(self, sequence_id: int, tokens: list[int]) -> None:
+    def note_start(self, sequence_id: int, tokens: list[int], adapter: str | None) -> None:
         assert sequence_id == min(set(range(len(self.cells))) - self.running.keys())
-        self.running[sequence_id] = tokens
+        self.running[sequence_id] = cells(tokens, adapter)
+        self.adapters[sequence_id] = adapter
 
     def extend(self, sequence_id: int, tokens: list[int]) -> None:
         self.decode()
         tokens = tokens[: SLOT_CELLS - len(self.running[sequence_id])]
-        self.cells[sequence_id] = self.cells[sequence_id] + tokens
-        self.running[sequence_id] = self.running[sequence_id] + tokens
+        computed = cells(tokens, self.adapters[sequence_id])
+        self.cells[sequence_id] = self.cells[sequence_id] + computed
+        self.running[sequence_id] = self.running[sequence_id] + computed
         self.cache.extend(sequence_id, tokens)
 
-    def run(self, tokens: list[int]) -> int:
-        started = self.start(tokens)
+    def run(self, tokens: list[int], adapter: str | None = None) -> int:
+        started = self.start(tokens, adapter)
         assert started is not None
         self.extend(started[0], tokens[started[1] :])
         return started[0]
@@ -114,7 +125,7 @@ def test_a_slot_that_is_taken_is_saved_first() -> None:
     driver = Driver(slots=1)
     driver.finish(driver.run([1, 2, 3, 4]))
     driver.run([7, 7])
-    assert driver.saved == [[1, 2, 3, 4]]
+    assert driver.saved == [SaveCells(0, [1, 2, 3, 4])]
 
 
 def test_what_another_slot_holds_too_is_not_saved() -> None:
@@ -125,6 +136,15 @@ def test_what_another_slot_holds_too_is_not_saved() -> None:
     assert driver.saved == []
 
 
+def test_what_one_adapter_computed_is_not_found_for_another() -> None:
+    driver = Driver()
+    driver.finish(driver.run([1, 2, 3, 4], "a"))
+    found = [driver.cache.lookup([1, 2, 3, 4], adapter).length for adapter in (None, "a", "b")]
+    assert found == [0, 3, 0]
+    driver.run([1, 2, 3, 4])
+    assert driver.saved == [SaveCells(0, [1, 2, 3, 4], "a")]
+
+
 def test_a_saved_state_longer_than_a_slot_is_refused() -> None:
     assert Driver().cache.start_empty(SLOT_CELLS + 1) is None
 
@@ -132,7 +152,7 @@ def test_a_saved_state_longer_than_a_slot_is_refused() -> None:
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 actions = st.lists(
     st.one_of(
-        st.tuples(st.just("start"), tokens),
+        st.tuples(st.just("start"), tokens, st.sampled_from([None, "a"])),
         st.tuples(st.just("extend"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=3)),
         st.tuples(st.just("finish"), st.integers(0, 9), st.booleans()),
         st.tuples(st.just("restore"), st.integers(0, 9), st.integers(1, 20), st.booleans()),
@@ -147,11 +167,11 @@ def test_cells_and_tokens_always_agree_with_llama_cpp(script: list[tuple[object,
     driver = Driver(slots)
     for action, *arguments in script:
         if action == "start":
-            driver.start(arguments[0])
+            driver.start(*arguments)
         elif action == "restore":
             if driver.saved:
                 saved = driver.saved[arguments[0] % len(driver.saved)]
-                driver.restore(saved, min(arguments[1], len(saved)), arguments[2])
+                driver.restore(saved, min(arguments[1], len(saved.tokens)), arguments[2])
         elif driver.running:
             sequence_id = list(driver.running)[arguments[0] % len(driver.running)]
             if action == "extend":

@@ -11,6 +11,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
+from predictor.engine.llama.adapter import Adapter
 from predictor.engine.llama.backend import Owner, pointer_to, recent_errors
 from predictor.engine.llama.batch import Batch
 from predictor.engine.llama.model import Model
@@ -96,6 +97,7 @@ class Context(Owner):
                 "try a smaller --context-tokens"
             )
         self._memory = lib.llama_get_memory(self.handle)
+        self._adapter: Adapter | None = None
         self._row = ctypes.c_float * model.n_vocab
 
     def decode(self, batch: Batch) -> None:
@@ -115,6 +117,18 @@ class Context(Owner):
         if status == 2:
             raise DecodeAbortedError
         raise EngineFailure(f"llama_decode failed with {status}: {'; '.join(recent_errors)}")
+
+    def use_adapter(self, adapter: Adapter | None) -> None:
+        """Compute the next batches with an adapter, or with the model alone."""
+        if adapter is self._adapter:
+            return
+        if adapter is None:
+            status = lib.llama_set_adapters_lora(self.handle, None, 0, None)
+        else:
+            status = lib.llama_set_adapters_lora(self.handle, adapter.handles, 1, adapter.scales)
+        if status != 0:
+            raise EngineFailure(f"llama_set_adapters_lora failed with {status}")
+        self._adapter = adapter
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
         """The logits behind a batch index, shape [n_vocab]: a view, valid until the next decode."""
