@@ -12,9 +12,10 @@ import psutil
 
 from benchmarks.servers import OurServer, Setup
 from predictor.client.records import LoadResult, RequestRecord
-from predictor.engine.config import EngineConfig
 from predictor.engine.engine import Engine
 from predictor.engine.request import Request, SamplingParams
+from predictor.settings import Settings
+from predictor.startup import plan_startup
 
 KSERVE = "KServe"
 RAY = "Ray Serve"
@@ -55,10 +56,13 @@ def bare_engine(
     model: Path, threads: int, setup: Setup, prompts: Sequence[str], max_tokens: int, clients: int
 ) -> LoadResult:
     """A closed loop of requests submitted to an engine in this process: no HTTP, no protocol."""
-    config = EngineConfig(
-        model, threads, threads, context_tokens=setup.context_tokens, max_sequences=setup.sequences
+    settings = Settings(
+        model=str(model),
+        threads=threads,
+        max_sequences=setup.sequences,
+        context_tokens=setup.context_tokens,
     )
-    engine = Engine(config)
+    engine = Engine(plan_startup(settings).engine)
     try:
         return asyncio.run(_closed_loop(engine, prompts, max_tokens, clients))
     finally:

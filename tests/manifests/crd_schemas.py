@@ -15,7 +15,7 @@ from rendered_manifests import Object
 def schemas() -> dict[tuple[str, str], Any]:
     """Closed JSON schemas by apiVersion and kind."""
     return {
-        (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): _whole(
+        (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): whole(
             version["schema"]["openAPIV3Schema"]
         )
         for crd in definitions().values()
@@ -29,7 +29,8 @@ def problems(item: Object) -> list[str]:
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(item)]
 
 
-def _whole(schema: Object) -> Object:
+def whole(schema: Object) -> Object:
+    """A closed JSON schema of a definition's."""
     schema = deepcopy(schema)
     # Kubernetes has these in every resource, whether the schema says so or not.
     schema["properties"] |= {

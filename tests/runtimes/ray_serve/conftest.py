@@ -2,59 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from deployed_application import Deployed
 from server_process import free_port
 
-from benchmarks.ray_cluster import RayCluster, ray_cluster
+from benchmarks.ray_cluster import ray_cluster
 
 SYSTEM_MESSAGE = b"You are a helpful AI assistant named SmolLM"
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """The application on a cluster.
-
-    Attributes:
-        cluster: it runs there.
-        url: of its HTTP proxy.
-        first, second: models that count different prompt tokens for the same messages.
-    """
-
-    cluster: RayCluster
-    port: int
-    first: Path
-    second: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def deploy(
-        self, *, model: Path | None = None, canary_percent: int | None = None, **settings: Any
-    ) -> None:
-        """Deploy it, or change what is deployed: Ray compares with the last configuration."""
-        deployments: list[Mapping[str, Any]] = [
-            {"name": "engine", "user_config": {"model": str(model or self.first)}}
-        ]
-        if canary_percent is not None:
-            deployments.append({"name": "gateway", "user_config": {"canary_percent": canary_percent}})
-        arguments = {"model": str(self.first), "model_name": "smol", "threads": 1, "context_tokens": 2048}
-        application = {
-            "name": "llamacpp",
-            "route_prefix": "/",
-            "import_path": "runtimes.ray_serve:app",
-            "args": {**arguments, **settings},
-            "deployments": deployments,
-        }
-        options = {"host": "127.0.0.1", "port": self.port}
-        self.cluster.deploy(
-            {"proxy_location": "HeadOnly", "http_options": options, "applications": [application]}
-        )
 
 
 @pytest.fixture(scope="session")

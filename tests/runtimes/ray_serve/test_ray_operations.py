@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 from chat_load import BODY, Answer, answers_during, ask, prompt_tokens
-from conftest import Deployed
+from deployed_application import Deployed
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
