@@ -3,23 +3,24 @@
 Jinja's immutable sandbox keeps a template away from Python's internals and from the caller's data. It does
 not keep it from using up time and memory: a nested loop or a doubled string is enough for that. So every
 loop turn and every call costs a step from a budget, every string built by an operator or a call has a
-largest size, and the filters that pad text to any width are gone. Not bounded: the filters `replace` and
-`join`, which can multiply two texts.
+largest size, worked out before it is built where one step can multiply two texts, and the filters that pad
+text to any width are gone.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import nodes
+from jinja2 import nodes, pass_eval_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
-from jinja2.filters import do_indent
+from jinja2.filters import do_indent, make_attrgetter
+from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -28,7 +29,10 @@ from jinja2.visitor import NodeTransformer
 MAX_STEPS = 2_000_000
 MAX_TEXT = 16 * 1024 * 1024
 """Characters in any one string that a template builds, and in the whole output."""
+MAX_ITEMS = 1_000_000
 _MAX_EXPONENT = 64
+_MAX_BITS = 4096
+_MAX_INDENT = 64
 
 _steps_left: ContextVar[list[int]] = ContextVar("template_steps_left")
 
@@ -63,6 +67,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         )
         self.filters["tojson"] = _tojson
         self.filters["indent"] = _indent
+        self.filters["replace"] = _replace
+        self.filters["join"] = pass_eval_context(_join)
         for name in _PADDING_FILTERS:
             del self.filters[name]
         self.filters[_COUNTED] = _counted
@@ -83,20 +89,33 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         elif operator == "%" and isinstance(left, str):
             _check_format(left)
             _check_arguments(right if isinstance(right, tuple) else (right,))
+            check_growth(left, "%", (right,))
         return _bounded(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a function or method of the template, for one step of the budget."""
         _spend_step()
         _check_arguments((*args, *kwargs.values()))
+        text = getattr(obj, "__self__", None)
+        if isinstance(text, str):
+            if obj.__name__ == "join" and args:
+                args = (list(args[0]), *args[1:])
+            check_growth(text, obj.__name__, (*args, *kwargs.values()))
         return _bounded(super().call(context, obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Let `str.format` through unless the format asks for a huge width."""
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            _check_format(value.__self__)
-        return wrapped
+        if wrapped is None:
+            return None
+        _check_format(value.__self__)
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            check_growth(value.__self__, "format", (*args, *kwargs.values()))
+            text: str = wrapped(*args, **kwargs)
+            return text
+
+        return bounded
 
     def call_filter(self, name: str, value: Any, args: Any = None, *rest: Any, **options: Any) -> Any:
         """Apply a filter by name, as `map` and `select` do, for one step of the budget."""
@@ -118,6 +137,10 @@ class _Limits(NodeTransformer):
         self.generic_visit(node)
         node.iter = _filtered(node.iter, _COUNTED)
         return node
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Expr:  # noqa: N802 - named after the node class
+        self.generic_visit(node)
+        return _filtered(node, _BOUNDED)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802 - named after the node class
         self.generic_visit(node)
@@ -154,6 +177,10 @@ def _counted(items: Iterable[Any]) -> Iterator[Any]:
 def _bounded(value: Any) -> Any:
     if isinstance(value, str):
         check_length(len(value))
+    elif isinstance(value, list | tuple) and len(value) > MAX_ITEMS:
+        raise SecurityError(f"it builds a list of more than {MAX_ITEMS} items")
+    elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise SecurityError(f"it computes a number of more than {_MAX_BITS} bits")
     return value
 
 
@@ -191,6 +218,54 @@ def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = 
     return do_indent(text, width, first, blank)
 
 
+def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> str:
+    # Without autoescape, Jinja's own does the same.
+    text = str(value)
+    check_growth(text, "replace", (str(old), str(new)))
+    return text.replace(str(old), str(new), -1 if count is None else count)
+
+
+def _join(
+    eval_ctx: EvalContext, items: Iterable[Any], d: str = "", attribute: str | int | None = None
+) -> str:
+    if attribute is not None:
+        items = map(make_attrgetter(eval_ctx.environment, attribute), items)
+    texts = [str(item) for item in items]
+    check_growth(str(d), "join", (texts,))
+    return str(d).join(texts)
+
+
+def check_growth(text: str, method: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse a method of `text` whose result could be more than `MAX_TEXT`, before it is built.
+
+    Raises:
+        SecurityError: it could, or there is no telling.
+    """
+    match method, arguments:
+        case "replace", (str(old), str(new), *_):
+            check_length(len(text) + (text.count(old) * len(new)))
+        case "join", (list(parts), *_):
+            check_length(len(text) * len(parts) + sum(len(part) for part in parts if isinstance(part, str)))
+        case "expandtabs", (int(size), *_):
+            check_length(len(text) + text.count("\t") * size)
+        case (("format" | "format_map" | "%"), _):
+            longest = max((_text_size(argument) for argument in arguments), default=0)
+            check_length(len(text) + text.count("%" if method == "%" else "{") * longest)
+        case "translate", _:
+            raise SecurityError("it calls str.translate, which can build a text of any length")
+
+
+def _text_size(value: Any) -> int:
+    """Characters of the longest text in a value, as far as formatting could show it."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_text_size(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return sum(_text_size(item) for item in value)
+    return 0
+
+
 def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
@@ -202,6 +277,8 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    if indent is not None and not 0 <= indent <= _MAX_INDENT:
+        raise SecurityError(f"it indents JSON by more than {_MAX_INDENT}")
     # Jinja's own filter escapes for HTML, which would change what the model reads.
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys

@@ -127,11 +127,32 @@ def test_a_template_that_cannot_be_compiled_says_what_to_do(source: str) -> None
         "{{ 'a'.ljust(9999999999) }}",
         "{{ 'a' | indent(9999999999, true) }}",
         "{{ 1 / 0 }}",
+        "{{ ('a' * 10000000) | replace('a', 'b' * 10000) }}",
+        "{{ ('a' * 10000000).replace('', 'b' * 10000) }}",
+        "{{ range(90000) | join('b' * 1000000) }}",
+        "{{ ('b' * 1000000).join('a' * 1000000) }}",
+        "{{ ('{0}' * 100000).format('a' * 1000000) }}",
+        "{{ ('%(a)s' * 100000) % {'a': 'a' * 1000000} }}",
+        "{{ ('\\t' * 1000000).expandtabs(1000000) }}",
+        "{{ 'a'.translate({97: 'b'}) }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=9) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{{ [[1]] | tojson(indent=9999999) }}",
     ],
 )
 def test_a_hostile_or_broken_template_ends_in_an_error(source: str) -> None:
     with pytest.raises(InvalidRequest, match="the model's chat template fails"):
         render(source)
+
+
+def test_ordinary_joins_and_replacements_work() -> None:
+    source = (
+        "{{ messages | join('-', attribute='role') }} {{ ['a', 1] | join(', ') }} "
+        "{{ 'a.b'.replace('.', '!') }} {{ 'aXa' | replace('a', 'b', 1) }} "
+        "{{ '{} {x}'.format(1, x='y') }} {{ '%s-%d' % ('a', 2) }} "
+        "{{ '+'.join(['a', 'b']) }} {% filter upper %}up{% endfilter %}"
+    )
+    assert render(source) == "user a, 1 a!b bXa 1 y a-2 a+b UP"
 
 
 def test_output_up_to_the_limit_is_fine() -> None:
