@@ -16,7 +16,8 @@ from predictor.settings import Settings
 
 # Errors of the client that kserve logs as its own, with a traceback; the answer says it all.
 # By name, since kserve isn't imported yet.
-_CLIENT_ERRORS = {"InvalidInput", "ModelNotFound", "ModelNotReady", "ServerNotReady"}
+# gRPC logs bytes that are no message as its own DecodeError.
+_CLIENT_ERRORS = {"DecodeError", "InvalidInput", "ModelNotFound", "ModelNotReady", "ServerNotReady"}
 
 
 def configure_logging(settings: Settings) -> None:
