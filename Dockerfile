@@ -40,10 +40,13 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
 
 COPY pyproject.toml README.md ./
 COPY predictor predictor
+COPY runtimes runtimes
+# More of the package's extras in brackets, such as [ray].
+ARG EXTRAS=
 # A wheel has no symbolic links, so it holds each library three times; two names are loaded.
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     if [ -s /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem SSL_CERT_FILE=/run/secrets/ca.pem; fi; \
-    /build/pip/bin/pip --python /opt/kserve-llamacpp/bin/python install /build/wheels/*.whl . && \
+    /build/pip/bin/pip --python /opt/kserve-llamacpp/bin/python install /build/wheels/*.whl ".${EXTRAS}" && \
     libraries=$(echo /opt/kserve-llamacpp/lib/python3*/site-packages/llama_cpp/lib) && \
     find "$libraries" \( -name 'lib*.so.*.*' -o -name 'libllama-common.*' \) -delete && \
     test "$(find "$libraries" -name 'libggml-cpu-*.so' | wc -l)" -ge 10
