@@ -40,6 +40,10 @@ class Standard:
             raise UnsuitableService(
                 "predictors over several nodes (workerSpec) can't have a canary in KServe"
             )
+        if service.predictor.get("minReplicas") == 0:
+            raise UnsuitableService(
+                "with minReplicas 0 KServe lets a canary have no replicas either, so it never gets ready"
+            )
         if not service.condition("Ready"):
             raise UnsuitableService(
                 f"{service.name} is not ready; a rollout starts from a service that works"
@@ -111,8 +115,7 @@ def _entry(record: Record) -> Spec:
     # The CRD demands the container's name here, and the webhook forbids it in the stable predictor.
     predictor["model"] = {**predictor["model"], "name": _CONTAINER}
     stable = record.stable.get("minReplicas", 1)
-    if stable > 0:
-        predictor["minReplicas"] = max(1, math.ceil(stable * record.percent / 100))
+    predictor["minReplicas"] = max(1, math.ceil(stable * record.percent / 100))
     return {"predictor": predictor, "trafficPercent": record.percent}
 
 

@@ -69,6 +69,21 @@ def test_scaling_of_the_stable_predictor_survives_a_promotion(bench: Bench, mode
     assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 7)
 
 
+def test_canary_has_replicas_for_its_share(bench: Bench) -> None:
+    bench.create("Standard", minReplicas=4)
+    bench.rollout().start(NEW, QUICK)
+    specs = [s.body["spec"] for s in bench.front.seen if s.writes_service and "spec" in s.body]
+    entries = [spec["canary"][0] for spec in specs if spec.get("canary")]
+    shares = {entry["trafficPercent"]: entry["predictor"]["minReplicas"] for entry in entries}
+    assert shares == {0: 1, 5: 1, 25: 1, 50: 2, 100: 4}
+
+
+def test_standard_service_that_scales_to_zero_is_refused(bench: Bench) -> None:
+    bench.create("Standard", minReplicas=0)
+    with pytest.raises(UnsuitableService, match="minReplicas 0"):
+        bench.rollout().start(NEW, QUICK)
+
+
 @pytest.mark.parametrize("percent", [0, 5, 100])
 def test_bad_canary_is_rolled_back(bench: Bench, mode: str, percent: int) -> None:
     bench.create(mode)
