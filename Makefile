@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HTTP_PORT ?= 8080
 GRPC_PORT ?= 8081
 ARGS ?=
+SOAK ?= 30
 LLAMA_SERVER ?=
 # How llama-cpp-python is compiled. Without the multimodal library it takes about half as long.
 CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
@@ -21,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-all test-rollout lint format bench bench-platforms llama-server image-test docs reference clean distclean
+.PHONY: help setup serve test test-ray test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test docs reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +45,11 @@ test-all: setup ## run the slow tests too
 
 test-rollout: setup ## roll real models out behind Envoy, a quarter of an hour
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m slow tests/rollout $(ARGS)
+
+test-faults: setup ## inject faults and write docs/reliability.md; SOAK=30 minutes of mixed load
+	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[faults]'
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_SOAK_MINUTES=$(SOAK) \
+	KSERVE_LLAMACPP_FAULT_REPORT=docs/reliability.md $(BIN)/python -m pytest -m faults tests/faults $(ARGS)
 
 lint: $(INSTALLED) ## check format, style and types
 	$(BIN)/ruff format --check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from predictor.access.gate import Gate
 from predictor.api.errors import install_error_handlers
@@ -13,7 +13,7 @@ from predictor.api.middleware import install_middleware
 from predictor.api.openai import openai_router
 from predictor.api.predict import predict_router
 from predictor.api.repository import closed_repository_router
-from predictor.api.versions import no_versions_router
+from predictor.api.unserved import refuse_version, unserved_router
 from predictor.served_models import ServedModels
 from predictor.settings import Settings
 
@@ -44,7 +44,7 @@ def mount_protocols(
     for router in (
         generate_router(models),
         predict_router(models),
-        no_versions_router(),
+        unserved_router(),
         closed_repository_router(),
     ):
         app.include_router(router)
@@ -52,6 +52,8 @@ def mount_protocols(
         from predictor.api.chat_page import install_page
 
         install_page(app)
+    # For the routes that kserve adds later.
+    app.router.dependencies.append(Depends(refuse_version))
     install_middleware(
         app,
         max_body_bytes=settings.max_body_bytes,

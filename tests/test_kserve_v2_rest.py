@@ -272,8 +272,16 @@ def test_unknown_models_and_versions(server: Server) -> None:
         (server.model_name, 200),
         (f"{server.model_name}/versions/2", 404),
         (f"{server.model_name}/versions/2/ready", 404),
+        (f"{server.model_name}?model_version=2", 404),
     ):
         assert requests.get(f"{server.http_url}/v2/models/{path}", timeout=60).status_code == status
+
+
+def test_no_explainer(server: Server) -> None:
+    url = f"{server.http_url}/v1/models/{server.model_name}:explain"
+    response = requests.post(url, json={"instances": ["Hi"]}, timeout=60)
+    assert response.status_code == 404
+    assert "no explainer" in response.json()["error"]
 
 
 @pytest.mark.parametrize("action", ["load", "unload"])
