@@ -200,6 +200,25 @@ class Settings(BaseSettings):
         Shown(BATCHING, "milliseconds"),
     ] = 500
 
+    draft_ngrams: Annotated[
+        bool,
+        Field(
+            description="Speculative decoding: guess tokens from what followed the same words before, and "
+            "check them together. The text stays the model's own, and guessing stops where it is slower."
+        ),
+        Shown(BATCHING, ""),
+    ] = False
+    draft_model: Annotated[
+        Path | None,
+        Field(description="Speculative decoding with a smaller GGUF of the same vocabulary that guesses."),
+        Shown(BATCHING, "file", "none"),
+    ] = None
+    draft_tokens: Annotated[
+        int,
+        Field(ge=1, le=128, description="Most tokens guessed for a sequence in one step."),
+        Shown(BATCHING, "tokens"),
+    ] = 8
+
     prefix_cache_mib: Annotated[
         int,
         Field(
@@ -354,6 +373,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{flag('max_batch_tokens')} is {self.max_batch_tokens}, less than {flag('max_sequences')} "
                 f"{self.max_sequences}: each running sequence needs one token of every step"
+            )
+        if self.draft_ngrams and self.draft_model is not None:
+            raise ValueError(
+                f"{flag('draft_ngrams')} and {flag('draft_model')} exclude each other: leave one out"
             )
         if self.kv_cache_type != "f16" and self.flash_attention == "off":
             raise ValueError(

@@ -70,6 +70,10 @@ def plan_startup(settings: Settings) -> StartupPlan:
             f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
         )
     estimate = check_memory(parts, context_tokens, memory_limit(), settings.kv_cache_type)
+    if settings.draft_model is not None:
+        limit = memory_limit()
+        left = None if limit is None else limit - estimate.total
+        check_memory(read_parts(settings.draft_model), context_tokens, left, settings.kv_cache_type)
     name = settings.model_name or path.stem
     adapters = settings.lora or ()
     check_names(name, adapters)
@@ -133,6 +137,9 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         batch_threads=settings.threads_batch or threads,
         context_tokens=context_tokens,
         max_sequence_tokens=settings.max_sequence_tokens,
+        draft_ngrams=settings.draft_ngrams,
+        draft_model=settings.draft_model,
+        draft_tokens=settings.draft_tokens,
         max_sequences=settings.max_sequences,
         max_batch_tokens=settings.max_batch_tokens,
         max_queue=settings.max_queue,

@@ -89,6 +89,7 @@ VALUES = {
     "enable_grpc": "false",
     "mmap": "false",
     "mlock": "true",
+    "draft_ngrams": "true",
     "ui": "true",
     "log_llama": "true",
     "flash_attention": "on",

@@ -57,6 +57,9 @@ class EngineConfig:
         max_batch_tokens: most tokens in one step.
         max_queue: most requests waiting beside the running ones.
         max_step_seconds: aimed-at length of steps that decode and prefill.
+        draft_ngrams: guess tokens from the text so far.
+        draft_model: a smaller GGUF with the same vocabulary that guesses tokens; None for none.
+        draft_tokens: most guesses for a sequence in one step.
         gpu_layers: layers on a GPU; -1 for all.
         flash_attention: auto, on or off.
         cache_type: of keys and values: f16 or q8_0.
@@ -75,6 +78,9 @@ class EngineConfig:
     max_batch_tokens: int = 512
     max_queue: int = 256
     max_step_seconds: float = 0.5
+    draft_ngrams: bool = False
+    draft_model: Path | None = None
+    draft_tokens: int = 8
     gpu_layers: int = 0
     flash_attention: str = "auto"
     cache_type: str = "f16"
@@ -101,6 +107,7 @@ class EngineStats:
         prefix_queried_tokens, prefix_hit_tokens: prompt tokens looked up and found in the prefix cache.
         preemptions: sequences that gave up their place.
         running_adapters, waiting_adapters: names of the adapters that running and waiting sequences use.
+        drafted_tokens, accepted_tokens: guessed by speculative decoding, and kept.
     """
 
     running: int = 0
@@ -119,3 +126,5 @@ class EngineStats:
     preemptions: int = 0
     running_adapters: tuple[str, ...] = ()
     waiting_adapters: tuple[str, ...] = ()
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0

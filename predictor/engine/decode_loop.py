@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Collection
 
 from predictor.engine.adapter_turns import AdapterTurns
 from predictor.engine.cell_keeper import CellKeeper
-from predictor.engine.config import EngineConfig, EngineStats, kv_cache_tokens
+from predictor.engine.config import EngineConfig, EngineStats
 from predictor.engine.generator import Generator, Job
 from predictor.engine.host_cache import HostCache, Prefix
-from predictor.engine.kv_cache import KVCache
+from predictor.engine.layout import make_kv_cache, make_speculator, plan_layout
 from predictor.engine.llama import (
     Adapter,
     Batch,
     Context,
-    ContextParams,
     DecodeAbortedError,
     KVCacheFullError,
     Model,
 )
 from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
-from predictor.engine.prefix_cache import PrefixCache
 from predictor.engine.request import FinishReason
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
-from predictor.engine.slot_cache import SlotCache
 from predictor.engine.stream import Outbox
 from predictor.errors import EngineFailure
 
 logger = logging.getLogger(__name__)
-
-# Ids beyond the running sequences hold finished ones for their prefixes; llama.cpp allows 256 in all.
-RETAINED_SEQUENCES = 64
-# Cells that only wait for a later request slow every decode down, so beyond these they move to memory.
-RETAINED_CELLS = 256
 
 
 class DecodeLoop:
@@ -63,21 +55,17 @@ class DecodeLoop:
         observer: EngineObserver,
     ) -> None:
         self.model = model
-        self.context_tokens = kv_cache_tokens(
-            config.context_tokens,
-            sequence_tokens=config.max_sequence_tokens,
-            sequences=config.max_sequences,
-            trained_context=model.trained_context,
-        )
-        self.max_sequence_tokens = min(config.max_sequence_tokens or self.context_tokens, self.context_tokens)
-        params = self._context_params(config)
+        layout = plan_layout(model, config)
+        self.context_tokens = layout.params.context_tokens
+        self.max_sequence_tokens = layout.max_sequence_tokens
+        self._speculator = make_speculator(model, config, layout)
         # Before the context, which allocates for the adapters that there are.
         self._adapters = {
             name: Adapter(model, adapter.path, adapter.scale) for name, adapter in config.adapters.items()
         }
-        self._context = Context(model, params, should_abort)
+        self._context = Context(model, layout.params, should_abort)
         self._batch = Batch(config.max_batch_tokens)
-        cache = self._kv_cache(config, params)
+        cache = make_kv_cache(model, config, layout)
         host = HostCache(config.host_cache_bytes)
         self._cells = CellKeeper(self._context, cache, host)
         self._scheduler = Scheduler(
@@ -97,33 +85,6 @@ class DecodeLoop:
         self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._decode_seconds = self._step_seconds = 0.0
         self._context.warm_up(model.end_tokens[0] if model.end_tokens else 0, self._batch)
-
-    def _context_params(self, config: EngineConfig) -> ContextParams:
-        reusable = self.model.can_cut_prefix
-        # Slots have no use for more ids, and models that can't share cells no use for slots' copies.
-        slots = reusable and self.max_sequence_tokens * config.max_sequences <= self.context_tokens
-        return ContextParams(
-            context_tokens=self.context_tokens,
-            batch_tokens=config.max_batch_tokens,
-            sequences=config.max_sequences + (RETAINED_SEQUENCES if reusable and not slots else 0),
-            shared_cells=not slots,
-            threads=config.threads,
-            batch_threads=config.batch_threads,
-            flash_attention=config.flash_attention,
-            cache_type=config.cache_type,
-        )
-
-    def _kv_cache(self, config: EngineConfig, params: ContextParams) -> KVCache:
-        save = config.host_cache_bytes > 0
-        if not params.shared_cells:
-            return SlotCache(config.max_sequences, self.max_sequence_tokens, save=save)
-        return PrefixCache(
-            self.context_tokens,
-            params.sequences,
-            reuse=self.model.can_cut_prefix,
-            max_retained=RETAINED_CELLS,
-            save=save,
-        )
 
     @property
     def has_work(self) -> bool:
@@ -149,8 +110,10 @@ class DecodeLoop:
         self.send()
 
     def close(self) -> None:
-        """Free the context."""
+        """Free the context, and what guesses."""
         self._context.close()
+        if self._speculator is not None:
+            self._speculator.close()
 
     def remember(self, prefixes: Iterable[Prefix]) -> None:
         """Take prefixes over from an earlier process, the longest unused first."""
@@ -181,6 +144,8 @@ class DecodeLoop:
             preemptions=scheduler.num_preemptions,
             running_adapters=self._adapters_of(scheduler.running),
             waiting_adapters=self._adapters_of(scheduler.waiting),
+            drafted_tokens=self._speculator.drafted_tokens if self._speculator else 0,
+            accepted_tokens=self._speculator.accepted_tokens if self._speculator else 0,
         )
 
     def _adapters_of(self, sequences: Iterable[Sequence]) -> tuple[str, ...]:
@@ -200,23 +165,70 @@ class DecodeLoop:
         if not chunks:
             self.send()
             return
-        outputs = self._fill_batch(chunks)
+        drafts = self._drafts(chunks)
+        outputs = self._fill_batch(chunks, drafts)
         seconds = self._decode(chunks)
         if seconds is None:
             return
-        decoded = sum(chunk.sequence.is_decoding for chunk in chunks)
-        self._pacer.observe(decode_tokens=decoded, prefill_tokens=self._batch.size - decoded, seconds=seconds)
+        self._observe_step(chunks, seconds)
         self._scheduler.commit(chunks)
         for job, index in outputs:
-            self._generator.advance(job, index)
+            self._generated_tokens += self._advance(job, index, drafts.get(job.sequence, []))
         self._steps += 1
-        self._prompt_tokens += self._batch.size - decoded
-        self._generated_tokens += len(outputs)
         self._decode_seconds += seconds
         self._step_seconds += time.perf_counter() - started
 
-    def _fill_batch(self, chunks: Collection[Chunk]) -> list[tuple[Job, int]]:
-        """Write the chunks into the batch; returns whose logits will be at which index."""
+    def _drafts(self, chunks: Collection[Chunk]) -> dict[Sequence, list[int]]:
+        """Guesses to check in this step; none beside prompts, which fill a step by themselves."""
+        if self._speculator is None or not all(chunk.sequence.is_decoding for chunk in chunks):
+            return {}
+        cache = self._scheduler.cache
+        room = min(self._batch.capacity, cache.capacity - cache.used) - len(chunks)
+        return self._speculator.propose([chunk.sequence for chunk in chunks], room)
+
+    def _observe_step(self, chunks: Collection[Chunk], seconds: float) -> None:
+        decoding = sum(chunk.sequence.is_decoding for chunk in chunks)
+        if decoding < len(chunks):
+            prefilled = self._batch.size - decoding
+            self._pacer.observe(decode_tokens=decoding, prefill_tokens=prefilled, seconds=seconds)
+            self._prompt_tokens += prefilled
+        else:
+            self._pacer.observe(decode_tokens=decoding, prefill_tokens=0, seconds=seconds)
+            if self._speculator is not None:
+                self._speculator.observe(self._batch.size, seconds)
+
+    def _advance(self, job: Job, index: int, draft: list[int]) -> int:
+        """Sample a sequence's next token, and one more for every guess that it confirms.
+
+        Args:
+            job: whose.
+            index: of its last token in the batch; its guesses follow.
+            draft: the guesses.
+
+        Returns:
+            How many tokens were sampled.
+        """
+        sequence, sequence_id = job.sequence, job.sequence.sequence_id
+        computed, accepted = sequence.num_computed, 0
+        token = self._generator.advance(job, index)
+        while accepted < len(draft) and token == draft[accepted]:
+            self._scheduler.confirm(sequence)
+            accepted += 1
+            token = self._generator.advance(job, index + accepted)
+        if draft and self._speculator is not None:
+            self._speculator.judge(sequence, len(draft), accepted)
+            # Also where the sequence has ended, since others may take its cells over.
+            self._context.remove(sequence_id, computed + accepted)
+        return accepted + 1
+
+    def _fill_batch(
+        self, chunks: Collection[Chunk], drafts: Mapping[Sequence, list[int]]
+    ) -> list[tuple[Job, int]]:
+        """Write the chunks into the batch, guesses behind their sequence's token.
+
+        Returns:
+            Whose logits will be at which index.
+        """
         self._batch.clear()
         outputs = []
         for chunk in chunks:
@@ -229,6 +241,8 @@ class DecodeLoop:
             )
             if chunk.completes:
                 outputs.append((self._jobs[sequence], index))
+            for offset, token in enumerate(drafts.get(sequence, ())):
+                self._batch.add([token], chunk.end + offset, sequence.sequence_id, logits=True)
         return outputs
 
     def _decode(self, chunks: Collection[Chunk]) -> float | None:

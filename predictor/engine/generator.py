@@ -54,30 +54,38 @@ class Generator:
         self._observer = observer
         self._forget = forget
 
-    def advance(self, job: Job, index: int) -> None:
-        """Sample a sequence's next token and pass its text on."""
+    def advance(self, job: Job, index: int) -> int | None:
+        """Sample a sequence's next token and pass its text on; None where that ended the sequence."""
         sequence, params = job.sequence, job.sequence.request.params
         distribution = None
         if params.top_logprobs is not None:
             distribution = LogSoftmax(self._context.logits(index), params.top_logprobs, self._model.piece)
         token = self._choose(job, index)
         if token is None:
-            return
+            return None
         self._note_token(sequence)
         if self._model.is_end(token) and not params.ignore_eos:
             self.finish(job, job.detokenizer.flush(), FinishReason.STOP)
-            return
+            return None
         sequence.tokens.append(token)
         text = job.detokenizer.push(self._model.piece(token))
         logprobs = (distribution.of(token),) if distribution else ()
-        if job.detokenizer.stopped_by:
-            self.finish(job, text, FinishReason.STOP, logprobs)
-        elif (constraint := sequence.request.constraint) is not None and constraint.must_end:
-            self.finish(job, text + job.detokenizer.flush(), FinishReason.STOP, logprobs)
-        elif sequence.num_generated >= sequence.max_tokens:
-            self.finish(job, text + job.detokenizer.flush(), FinishReason.LENGTH, logprobs)
-        elif text or logprobs:
+        reason = self._end_reason(job)
+        if reason is not None:
+            # What was held back as the possible start of a stop string is text after all, unless it was one.
+            rest = "" if job.detokenizer.stopped_by else job.detokenizer.flush()
+            self.finish(job, text + rest, reason, logprobs)
+            return None
+        if text or logprobs:
             self._outbox.put(job.stream, self._delta(job, text, None, logprobs))
+        return token
+
+    def _end_reason(self, job: Job) -> FinishReason | None:
+        """Why a sequence ends after the token it just got; None where it goes on."""
+        sequence, constraint = job.sequence, job.sequence.request.constraint
+        if job.detokenizer.stopped_by or (constraint is not None and constraint.must_end):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if sequence.num_generated >= sequence.max_tokens else None
 
     def finish(
         self, job: Job, text: str, reason: FinishReason, logprobs: tuple[TokenLogprob, ...] = ()

@@ -141,6 +141,11 @@ class Scheduler:
             self.cache.extend(sequence.sequence_id, sequence.tokens[chunk.start : chunk.end])
             sequence.num_computed = chunk.end
 
+    def confirm(self, sequence: Sequence) -> None:
+        """Record that the newest token has its cell already, having been guessed before it was sampled."""
+        self.cache.extend(sequence.sequence_id, sequence.tokens[-1:])
+        sequence.num_computed += 1
+
     def _admit(self) -> None:
         """Move waiting sequences to the running ones while ids and cells last."""
         passed: list[Sequence] = []

@@ -141,6 +141,16 @@ class EngineStatsCollector(Collector):
             "prefix_cache_queries", "Tokens looked up in the prefix cache.", stats.prefix_queried_tokens
         )
         yield self._counter("prefix_cache_hits", "Tokens found in the prefix cache.", stats.prefix_hit_tokens)
+        yield self._counter(
+            "spec_decode_num_draft_tokens",
+            "Tokens guessed by speculative decoding.",
+            stats.drafted_tokens,
+        )
+        yield self._counter(
+            "spec_decode_num_accepted_tokens",
+            "Guessed tokens that the model confirmed.",
+            stats.accepted_tokens,
+        )
         yield self._counter("num_preemptions", "Requests put back into the queue.", stats.preemptions)
         yield self._counter("engine_steps", "Batches computed.", stats.steps)
         yield self._counter("engine_decode_seconds", "Time inside llama_decode.", stats.decode_seconds)

@@ -26,6 +26,7 @@ class Batch:
         self._one_each = np.ones(capacity, np.int32)
         first = self._sequence_ids.ctypes.data
         self._id_pointers = np.arange(first, first + 4 * capacity, 4, dtype=np.uintp)
+        self.capacity = capacity
         self.size = 0
         self.struct = lib.llama_batch(
             0,

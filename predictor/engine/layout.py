@@ -1,0 +1,99 @@
+"""How the KV cache is laid out for a model and a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from predictor.engine.config import EngineConfig, kv_cache_tokens
+from predictor.engine.draft_model import DraftModel, load_draft_model
+from predictor.engine.kv_cache import KVCache
+from predictor.engine.llama import ContextParams, Model
+from predictor.engine.ngram_drafter import NgramDrafter
+from predictor.engine.prefix_cache import PrefixCache
+from predictor.engine.slot_cache import SlotCache
+from predictor.engine.speculation import Drafter, Speculator
+from predictor.errors import ModelLoadError
+
+# Ids beyond the running sequences hold finished ones for their prefixes; llama.cpp allows 256 in all.
+RETAINED_SEQUENCES = 64
+# Cells that only wait for a later request slow every decode down, so beyond these they move to memory.
+RETAINED_CELLS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Sizes that follow from a model and a configuration.
+
+    Attributes:
+        max_sequence_tokens: longest a sequence may get.
+        params: of the context.
+    """
+
+    max_sequence_tokens: int
+    params: ContextParams
+
+
+def plan_layout(model: Model, config: EngineConfig) -> Layout:
+    """Slots where every sequence may have its full length, one pool of cells otherwise."""
+    context_tokens = kv_cache_tokens(
+        config.context_tokens,
+        sequence_tokens=config.max_sequence_tokens,
+        sequences=config.max_sequences,
+        trained_context=model.trained_context,
+    )
+    longest = min(config.max_sequence_tokens or context_tokens, context_tokens)
+    reusable = model.can_cut_prefix
+    # Models that can't share cells have no use for slots' copies either.
+    slots = reusable and longest * config.max_sequences <= context_tokens
+    guesses = config.draft_tokens if config.draft_ngrams or config.draft_model else 0
+    sequences = config.max_sequences + (RETAINED_SEQUENCES if reusable and not slots else 0)
+    params = ContextParams(
+        context_tokens=context_tokens,
+        outputs=sequences + config.max_sequences * guesses,
+        batch_tokens=config.max_batch_tokens,
+        sequences=sequences,
+        shared_cells=not slots,
+        threads=config.threads,
+        batch_threads=config.batch_threads,
+        flash_attention=config.flash_attention,
+        cache_type=config.cache_type,
+    )
+    return Layout(longest, params)
+
+
+def make_kv_cache(model: Model, config: EngineConfig, layout: Layout) -> KVCache:
+    """The bookkeeping for a layout."""
+    save = config.host_cache_bytes > 0
+    params = layout.params
+    if not params.shared_cells:
+        return SlotCache(config.max_sequences, layout.max_sequence_tokens, save=save)
+    return PrefixCache(
+        params.context_tokens,
+        params.sequences,
+        reuse=model.can_cut_prefix,
+        max_retained=RETAINED_CELLS,
+        save=save,
+    )
+
+
+def make_speculator(model: Model, config: EngineConfig, layout: Layout) -> Speculator | None:
+    """What guesses tokens; None where nothing is to.
+
+    Raises:
+        ModelLoadError: the draft model doesn't fit the model, or the model can't take tokens back.
+    """
+    drafter: Drafter
+    if config.draft_model is not None:
+        draft = load_draft_model(config.draft_model, model, gpu_layers=config.gpu_layers)
+        params = replace(layout.params, outputs=0)
+        drafter = DraftModel(draft, params)
+    elif config.draft_ngrams:
+        drafter = NgramDrafter()
+    else:
+        return None
+    if not model.can_cut_prefix:
+        drafter.close()
+        raise ModelLoadError(
+            f"{config.model_path} can't take guessed tokens back: serve it without speculative decoding"
+        )
+    return Speculator(drafter, config.draft_tokens, layout.max_sequence_tokens)
