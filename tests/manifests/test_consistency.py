@@ -23,7 +23,7 @@ from rendered_manifests import (
     predictor_pod,
     walk,
 )
-from server_process import Server
+from server_process import Server, running_server
 
 from predictor.cli import _settings, app
 from predictor.lifecycle import CLOSE_SECONDS
@@ -31,6 +31,12 @@ from predictor.settings import Settings, env_var, flag
 
 METRIC = re.compile(r"kserve_llamacpp_\w+")
 MODEL_NAME = "chat"
+FILE_OPTIONS = {
+    name
+    for name, schema in Settings.model_json_schema()["properties"].items()
+    if "file-path" in json.dumps(schema)
+}
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def filled_in(value: Any) -> Any:
@@ -44,8 +50,17 @@ def containers() -> list[tuple[str, Object]]:
 
 
 def settings_of(container: Object) -> Settings:
-    """The container's arguments, read by the program itself."""
+    """The container's arguments, read by the program itself.
+
+    Files that they name have to lie in the container's volumes. They are not on this machine, so another file
+    takes their place.
+    """
     command, *arguments = container["args"]
+    for number, argument in enumerate(arguments):
+        name, _, path = argument.removeprefix("--").partition("=")
+        if name in FILE_OPTIONS:
+            assert any(path.startswith(m["mountPath"] + "/") for m in container["volumeMounts"]), argument
+            arguments[number] = f"--{name}={__file__}"
     serve = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
     options = serve.make_context(command, arguments).params
     return _settings(**options)
@@ -74,6 +89,38 @@ def test_an_argument_the_program_lacks_is_noticed() -> None:
         settings_of(container | {"args": [*container["args"], "--no_such_option=1"]})
 
 
+def test_a_file_outside_of_the_volumes_is_noticed() -> None:
+    _, container = containers()[0]
+    with pytest.raises(AssertionError, match="chat_template"):
+        settings_of(container | {"args": [*container["args"], "--chat_template=/etc/passwd"]})
+
+
+def test_keys_are_wanted_from_callers_and_not_from_probes(model_path: Path, tmp_path: Path) -> None:
+    """The arguments of the secure overlay on a real server."""
+    folder = "manifests/overlays/secure"
+    predictor = named(folder, "InferenceService", MODEL_NAME)["spec"]["predictor"]
+    (argument,) = predictor["model"]["args"]
+    (volume,) = predictor["volumes"]
+    command = (ROOT / folder / "kustomization.yaml").read_text()
+    name, _, path = argument.partition("=")
+    key = "0123456789abcdef0123456789abcdef"
+    (tmp_path / Path(path).name).write_text(key + "\n")
+    # What the header of the overlay says makes a Secret with this name and a file with this name.
+    assert f"create secret generic {volume['secret']['secretName']} " in command
+    assert f"--from-file={Path(path).name}\n" in command
+    (container,) = predictor_pod(predictor)["containers"]
+    probed = {container[kind]["httpGet"]["path"] for kind in PROBES}
+    with running_server(model_path, tmp_path / "log", f"{name}={tmp_path / Path(path).name}") as server:
+        for open_path in probed | {"/metrics"}:
+            answer = httpx.get(server.http_url + open_path.replace("{{.Name}}", server.model_name))
+            assert answer.status_code == httpx.codes.OK, open_path
+        body = {"model": server.model_name, "prompt": "Hello", "max_tokens": 1}
+        address = f"{server.http_url}/v1/completions"
+        assert httpx.post(address, json=body).status_code == httpx.codes.UNAUTHORIZED
+        allowed = httpx.post(address, json=body, headers={"authorization": f"Bearer {key}"}, timeout=60)
+        assert allowed.status_code == httpx.codes.OK
+
+
 def test_environment_variables_are_read_by_the_program() -> None:
     ours = {env_var(field) for field in Settings.model_fields}
     hub = set(re.findall(r"HF_\w+", inspect.getsource(huggingface_hub.constants)))
@@ -90,9 +137,7 @@ def test_ports_are_the_ones_the_program_listens_on() -> None:
         ports = {port.get("name", "http"): port["containerPort"] for port in container["ports"]}
         assert ports.get("http") == settings.http_port, name
         assert set(ports.values()) <= listening, name
-        for probe in (
-            container[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")
-        ):
+        for probe in (container[kind]["httpGet"] for kind in PROBES):
             assert ports.get(probe["port"], probe["port"]) == settings.http_port, name
     http_port, grpc_port = (Settings.model_fields[f"{kind}_port"].default for kind in ("http", "grpc"))
     for folder, service in all_objects("Service"):
@@ -109,7 +154,7 @@ def test_paths_exist_on_the_server(server: Server) -> None:
     paths = {
         container[kind]["httpGet"]["path"].replace(f"/{MODEL_NAME}/", f"/{server.model_name}/")
         for _, container in containers()
-        for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+        for kind in PROBES
     }
     paths |= {
         mapping[key]
@@ -152,7 +197,7 @@ def test_label_values_in_queries_exist_on_the_server(server: Server) -> None:
 
 
 def test_flags_named_in_texts_exist() -> None:
-    known = {flag(field) for field in Settings.model_fields} | {"--from-literal"}
+    known = {flag(field) for field in Settings.model_fields} | {"--from-literal", "--from-file"}
     for path in (path for source in SOURCES for path in source.rglob("*.yaml")):
         assert set(re.findall(r"--[a-z]+(?:-[a-z]+)+", path.read_text())) <= known, path
 

@@ -77,6 +77,22 @@ def test_claims_that_volumes_name_exist() -> None:
     assert claimed >= 2
 
 
+def test_secrets_that_are_needed_are_named_with_their_command() -> None:
+    """They are in no manifest, so the head of the kustomization has to say how to make them."""
+    needed = set()
+    for folder, item in all_objects():
+        for mapping in walk(item):
+            if secret := mapping.get("secretName"):
+                needed.add((folder, secret))
+        if item["kind"] == "ServiceAccount":
+            needed |= {(folder, secret["name"]) for secret in item.get("secrets", [])}
+        assert item["kind"] != "Secret", folder
+    assert {name for _, name in needed} == {"chat-api-keys", "hf-token", "s3-credentials"}
+    for folder, name in needed:
+        text = (ROOT / folder / "kustomization.yaml").read_text()
+        assert f"kubectl create secret generic {name} " in text, folder
+
+
 def test_storage_container_matches_what_the_services_download() -> None:
     container = one_of_each_kind()["serving.kserve.io/v1alpha1", "ClusterStorageContainer"]["spec"]
     patterns = [re.compile(entry["regex"]) for entry in container["supportedUriFormats"]]
