@@ -191,7 +191,7 @@ def grpc_page() -> str:
     for method in service.methods:
         messages = (method.input_type.name, method.output_type.name)
         lines.append(_row(f"`{method.name}`", *(f"[{name}](#{name.lower()})" for name in messages)))
-    model = LlamaCppModel("model", ServedModels(["model"]))
+    model = LlamaCppModel("model", ServedModels("model"))
     lines += [
         "## Tensors",
         "The same over REST. `n` is the number of prompts.",
