@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,11 +27,13 @@ HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</scrip
 class Page:
     """What a person sees and does on the page."""
 
-    def __init__(self, chrome: Chrome, url: str) -> None:
+    def __init__(self, chrome: Chrome) -> None:
         self.chrome = chrome
-        self.url = url
-        chrome.get(url)
+
+    def open(self, url: str) -> Page:
+        self.chrome.get(url)
         self.wait(lambda: self.one("#model").text, "the list of models")
+        return self
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         return WebDriverWait(self.chrome, 60).until(lambda _: condition(), f"{what} did not come")
@@ -75,7 +78,7 @@ def chrome() -> Iterator[Chrome]:
 
 @pytest.fixture
 def page(chrome: Chrome, scripted: Any) -> Page:
-    return Page(chrome, scripted.url)
+    return Page(chrome).open(scripted.url)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def ui_server(model_path: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_a_conversation_with_a_model(chrome: Chrome, ui_server: Server) -> None:
-    page = Page(chrome, ui_server.http_url)
+    page = Page(chrome).open(ui_server.http_url)
     page.fill("#system", "Answer in one sentence.")
     page.fill("[name=temperature]", "0")
     page.fill("[name=max_tokens]", "32")
@@ -212,3 +215,27 @@ def test_a_wrong_parameter_is_named_before_anything_is_sent(page: Page, scripted
     page.wait(lambda: page.one("#problem").text.startswith("Top p: "), "the complaint")
     assert scripted.engine.requests == []
     assert page.one("#prompt").get_attribute("value") == "Hi"
+
+
+def test_a_server_with_keys(chrome: Chrome, model_path: Any, tmp_path: Path) -> None:
+    key = "chat-0123456789abcdef"
+    (tmp_path / "keys").write_text(f"{key}\n")
+    with running_server(
+        model_path, tmp_path / "log", "--ui", "--api-key-file", str(tmp_path / "keys")
+    ) as server:
+        page = Page(chrome)
+        chrome.get(server.http_url)
+        page.wait(lambda: "401: this server needs an API key" in page.one("#problem").text, "the refusal")
+        page.one("#api-key").send_keys(key, Keys.ENTER)
+        page.wait(lambda: page.one("#model").text == "smol", "the list of models")
+        assert not page.one("#problem").is_displayed()
+        page.fill("[name=temperature]", "0")
+        page.fill("[name=max_tokens]", "32")
+        page.fill("#system", "Answer in one sentence.")
+        page.ask("What is the capital of France?")
+        assert page.answer() == "The capital of France is Paris."
+        stored = page.chrome.execute_script(
+            "return [localStorage.length, sessionStorage.length, document.cookie]"
+        )
+        assert stored == [0, 0, ""]
+        assert key not in server.log.read_text()
