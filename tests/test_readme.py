@@ -10,14 +10,17 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from server_process import Server
 
-from predictor.settings import Settings, flag
+from predictor import cli
+from rollout.cli import app as rollout_app
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -128,10 +131,17 @@ def test_no_block_escapes_the_check() -> None:
     assert {language for _, language, _ in read_blocks()} <= {"sh", *COMMANDS, *OUTPUTS}
 
 
+def options_of(command: Any) -> Iterator[str]:
+    """The flags of a command and of those under it."""
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    for inner in getattr(command, "commands", {}).values():
+        yield from options_of(inner)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_named_exists(page: Path) -> None:
-    known = {flag(field) for field in Settings.model_fields}
-    known |= OTHERS | {option.replace("--", "--no-", 1) for option in known}
+    known = OTHERS.union(*(options_of(typer.main.get_command(app)) for app in (cli.app, rollout_app)))
     named = {option.replace("_", "-") for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text())}
     assert named
     assert named - known == set()
