@@ -22,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test docs reference clean distclean
+.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test docs reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-faults: setup ## inject faults and write docs/reliability.md; SOAK=30 minut
 	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[faults]'
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_SOAK_MINUTES=$(SOAK) \
 	KSERVE_LLAMACPP_FAULT_REPORT=docs/reliability.md $(BIN)/python -m pytest -m faults tests/faults $(ARGS)
+
+test-notebooks: setup ## execute the notebooks with small sizes
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest tests/notebooks -m '' $(ARGS)
 
 lint: $(INSTALLED) ## check format, style and types
 	$(BIN)/ruff format --check .
