@@ -150,7 +150,7 @@ def test_every_option_named_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_and_test_named_exists(page: Path) -> None:
     text = page.read_text()
-    files = re.findall(r"(?:predictor|tests|docs|scripts|benchmarks)/[\w/]*(?:\.\w+)?", text)
+    files = re.findall(r"(?:predictor|tests|docs|scripts|benchmarks)/[\w/-]*(?:\.\w+)?", text)
     assert [name for name in files if not (ROOT / name).exists() and name != "docs/benchmarks.md"] == []
 
 
