@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -44,6 +45,8 @@ class TextEngine(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
     def vocabulary(self) -> Vocabulary: ...
+
+    def hold_vocabulary(self) -> AbstractContextManager[None]: ...
 
     def submit_all(self, requests: Sequence[Request]) -> Sequence[RequestStream]: ...
 
@@ -88,7 +91,7 @@ class TextGenerator:
         self.adapter = adapter
         self.engine = engine
         self.template = template
-        self.constraints = ConstraintCompiler(engine.vocabulary)
+        self.constraints = ConstraintCompiler(engine.vocabulary, engine.hold_vocabulary)
 
     def with_adapter(self, name: str) -> TextGenerator:
         """The same model with one of its adapters, under the adapter's name."""

@@ -8,7 +8,9 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from collections.abc import Sequence as Collection
+from contextlib import contextmanager
 from dataclasses import replace
 
 from predictor.engine.config import EngineConfig, EngineStats
@@ -62,6 +64,8 @@ class Engine:
         self._wake = threading.Condition()
         self._inbox: deque[tuple[Job, bool]] = deque()
         self._unfinished = 0
+        self._vocabulary_users = 0
+        self._closed = False
         self._request_seconds = 0.0
         self._draining = False
         self.failure: EngineFailure | None = None
@@ -106,6 +110,24 @@ class Engine:
         """All tokens of the model; see `Model.vocabulary`."""
         return self.model.vocabulary()
 
+    @contextmanager
+    def hold_vocabulary(self) -> Iterator[None]:
+        """Keep the model in memory while something works with the vocabulary's addresses.
+
+        Raises:
+            NotReady: the engine is closed.
+        """
+        with self._wake:
+            if self._closed:
+                raise NotReady("the server is shutting down; send the request to another replica")
+            self._vocabulary_users += 1
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._vocabulary_users -= 1
+                self._wake.notify_all()
+
     def submit_all(self, requests: Collection[Request]) -> list[TokenStream]:
         """Start requests together, all or none; must be called on the event loop that reads the streams.
 
@@ -144,9 +166,12 @@ class Engine:
         self._tell([])
 
     def close(self) -> None:
-        """Abort and free everything; nobody may use the engine any more."""
+        """Abort and free everything, once nobody holds the vocabulary; nobody may use the engine any more."""
         self.abort()
         self._thread.join()
+        with self._wake:
+            self._closed = True
+            self._wake.wait_for(lambda: not self._vocabulary_users)
         self.model.close()
 
     def _admit(self, requests: Collection[Request]) -> list[Job]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,16 @@ class ConstraintCompiler:
 
     Args:
         read_vocabulary: called once, on another thread.
+        hold: keeps the vocabulary's addresses valid while a grammar is compiled, on that thread.
     """
 
-    def __init__(self, read_vocabulary: Callable[[], Vocabulary]) -> None:
+    def __init__(
+        self,
+        read_vocabulary: Callable[[], Vocabulary],
+        hold: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._read_vocabulary = read_vocabulary
+        self._hold = hold
         self._tokenizer: LLTokenizer | None = None
         self._vocabulary: Vocabulary | None = None
         self._reading = threading.Lock()
@@ -103,10 +110,11 @@ class ConstraintCompiler:
     def _compile_here(self, grammar: Grammar) -> tuple[LLMatcher, LLTokenizer, Vocabulary]:
         from llguidance import LLMatcher
 
-        tokenizer, vocabulary = self._read()
-        matcher = LLMatcher(tokenizer, grammar.text, log_level=0, limits=limits())
-        if not matcher.is_error():
-            matcher.compute_bitmask()
+        with self._hold():
+            tokenizer, vocabulary = self._read()
+            matcher = LLMatcher(tokenizer, grammar.text, log_level=0, limits=limits())
+            if not matcher.is_error():
+                matcher.compute_bitmask()
         if matcher.is_error():
             raise _refused(grammar, matcher.get_error())
         return matcher, tokenizer, vocabulary

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from predictor.engine.request import Delta, FinishReason, Request
@@ -56,6 +57,9 @@ class ScriptedEngine:
 
     def vocabulary(self) -> Vocabulary:
         raise NotImplementedError("grammars need a real model")
+
+    def hold_vocabulary(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def submit_all(self, requests: Sequence[Request]) -> list[ScriptedStream]:
         if self.refusal is not None:

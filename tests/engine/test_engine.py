@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,10 @@ from predictor.engine import sequence
 from predictor.engine.engine import Engine
 from predictor.engine.prefix_store import PrefixStore
 from predictor.engine.request import FinishReason, Request, SamplingParams
+from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import EngineFailure, InvalidRequest, NotReady, PromptTooLong, QueueFull
-from predictor.text_generation import Completion, collect
+from predictor.structured.grammar import gbnf_grammar
+from predictor.text_generation import Completion, TextGenerator, collect
 
 MakeEngine = Callable[..., Engine]
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
@@ -413,6 +416,33 @@ async def test_a_failing_decode_thread_ends_every_stream_and_says_so(
     assert engine.failure is not None
     with pytest.raises(NotReady):
         engine.submit_all([ask(engine, "More.", params)])
+
+
+async def test_closing_waits_for_a_grammar_that_is_being_compiled(make_engine: MakeEngine) -> None:
+    """llguidance tokenizes with the model's vocabulary, at an address that is freed with the model."""
+    engine = make_engine()
+    generator = TextGenerator("test", engine, None)
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> Vocabulary:
+        reading.set()
+        assert go_on.wait(60)
+        return engine.vocabulary()
+
+    generator.constraints._read_vocabulary = slowly
+    grammar = gbnf_grammar('root ::= "yes" | "no"', "grammar")
+    compiling = asyncio.create_task(generator.constraints.whole(grammar))
+    await asyncio.to_thread(reading.wait, 60)
+    closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    await until(lambda: not engine._thread.is_alive())
+    await asyncio.sleep(0.1)
+    assert engine.model.handle is not None
+    go_on.set()
+    await compiling
+    await closing
+    assert engine.model.handle is None
+    with pytest.raises(NotReady):
+        await generator.constraints.whole(grammar)
 
 
 async def test_closing_ends_what_runs_with_an_error(make_engine: MakeEngine) -> None:
