@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from processes import stop
 
 COMMAND = (sys.executable, "-m", "predictor.cli")
 
@@ -61,12 +62,7 @@ def started_server(
             f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}", name, context_tokens, process, log
         )
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 @contextmanager

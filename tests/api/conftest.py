@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
+import openai
 import pytest
 import uvicorn
 from fastapi import FastAPI
 from scripted_engine import ScriptedEngine, say
+from server_process import Server
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -47,6 +50,25 @@ class ScriptedServer:
 
     def post(self, path: str, body: object) -> httpx.Response:
         return self.http.post(path, json=body)
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client of the server with the demo model."""
+    url = server.http_url + "/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=200) as client:
+        yield client
+
+
+@pytest.fixture
+def ask(client: openai.OpenAI, server: Server, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Asks for a chat completion with the module's DEFAULTS and what else is given."""
+
+    def ask(**fields: Any) -> Any:
+        fields = {**request.module.DEFAULTS, **fields}
+        return client.chat.completions.create(model=server.model_name, **fields)
+
+    return ask
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import jsonschema
@@ -19,27 +18,12 @@ import pytest
 from small_schemas import SCHEMAS
 
 QUESTION = [{"role": "user", "content": "Describe a person from Paris in JSON."}]
+DEFAULTS = {"messages": QUESTION, "temperature": 0, "max_tokens": 100}
 COUNTING = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,"
 
 
 def json_schema(schema: dict[str, Any], strict: bool = True) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": strict}}
-
-
-@pytest.fixture(scope="module")
-def client(server: Any) -> Iterator[openai.OpenAI]:
-    url = server.http_url + "/v1"
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=200) as client:
-        yield client
-
-
-@pytest.fixture
-def ask(client: openai.OpenAI, server: Any) -> Any:
-    def ask(**fields: Any) -> Any:
-        fields = {"messages": QUESTION, "temperature": 0, "max_tokens": 100, **fields}
-        return client.chat.completions.create(model=server.model_name, **fields)
-
-    return ask
 
 
 async def test_fifty_schemas_at_once_beside_free_requests(server: Any) -> None:

@@ -4,7 +4,6 @@ tested is that calls have the form they must have, and that the client understan
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -27,23 +26,8 @@ ADD: dict[str, Any] = {
 }
 SCHEMAS = {"get_weather": WEATHER, "add": ADD}
 TOOLS = [{"type": "function", "function": {"name": n, "parameters": s}} for n, s in SCHEMAS.items()]
+DEFAULTS = {"messages": QUESTION, "tools": TOOLS, "temperature": 0, "max_tokens": 100}
 ONE = {"parallel_tool_calls": False}
-
-
-@pytest.fixture(scope="module")
-def client(server: Any) -> Iterator[openai.OpenAI]:
-    url = server.http_url + "/v1"
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=200) as client:
-        yield client
-
-
-@pytest.fixture
-def ask(client: openai.OpenAI, server: Any) -> Any:
-    def ask(**fields: Any) -> Any:
-        fields = {"messages": QUESTION, "tools": TOOLS, "temperature": 0, "max_tokens": 100, **fields}
-        return client.chat.completions.create(model=server.model_name, **fields)
-
-    return ask
 
 
 def named(name: str) -> dict[str, Any]:
