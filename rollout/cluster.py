@@ -165,30 +165,32 @@ class Cluster:
                 self._user = "unknown"
         return self._user
 
-    def missing(self, rights: tuple[Right, ...]) -> tuple[Right, ...]:
-        """Those that the user lacks, by SelfSubjectAccessReview."""
-        return tuple(right for right in rights if not self._allowed(right))
+    def missing(self, rights: tuple[Right, ...], name: str) -> tuple[Right, ...]:
+        """Those that the user lacks for the service `name`, by SelfSubjectAccessReview."""
+        return tuple(right for right in rights if not self._allowed(right, name))
 
-    def demand(self, rights: tuple[Right, ...]) -> None:
+    def demand(self, rights: tuple[Right, ...], name: str) -> None:
         """See that the user has all of them.
 
         Raises:
             MissingRights: some are missing; the message lists them.
         """
-        if lacking := self.missing(rights):
+        if lacking := self.missing(rights, name):
             lines = "".join(f"\n  {right}: {right.why}" for right in lacking)
             raise MissingRights(
                 f"{self.user()} may not do this in namespace {self.namespace}:{lines}\n"
                 "manifests/rollout/rbac.yaml has the Role"
             )
 
-    def _allowed(self, right: Right) -> bool:
+    def _allowed(self, right: Right, name: str) -> bool:
         attributes = {
             "namespace": self.namespace,
             "verb": right.verb,
             "group": right.group,
             "resource": right.resource,
             "subresource": right.subresource,
+            # A Role with resourceNames allows nothing to a review without a name.
+            "name": right.named.format(name),
         }
         body = {
             "apiVersion": "authorization.k8s.io/v1",

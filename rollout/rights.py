@@ -13,6 +13,7 @@ class Right:
 
     Attributes:
         why: what the rollout does with it.
+        named: the object's name, with `{}` for the service's; empty for objects of any name.
     """
 
     verb: str
@@ -20,6 +21,7 @@ class Right:
     group: str
     why: str
     subresource: str = ""
+    named: str = ""
 
     def __str__(self) -> str:
         kind = ".".join(filter(None, (self.resource, self.group)))
@@ -29,12 +31,20 @@ class Right:
 _SERVING = "serving.kserve.io"
 
 SERVICE = (
-    Right("get", "inferenceservices", _SERVING, "to read the service"),
-    Right("patch", "inferenceservices", _SERVING, "to set the canary and its traffic"),
-    Right("patch", "inferenceservices", _SERVING, "to keep the rollout's state", "status"),
+    Right("get", "inferenceservices", _SERVING, "to read the service", named="{}"),
+    Right("patch", "inferenceservices", _SERVING, "to set the canary and its traffic", named="{}"),
+    Right("patch", "inferenceservices", _SERVING, "to keep the rollout's state", "status", "{}"),
     Right("create", "events", "", "to say on the service what was done"),
 )
-ROUTES = (Right("get", "httproutes", "gateway.networking.k8s.io", "to see that traffic can be split"),)
+ROUTES = (
+    Right(
+        "get",
+        "httproutes",
+        "gateway.networking.k8s.io",
+        "to see that traffic can be split",
+        named="{}-predictor",
+    ),
+)
 # Asking pods through the API server: their metrics, and prompts for the quality gate.
 PODS = (
     Right("list", "pods", "", "to find each revision's pods"),

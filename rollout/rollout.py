@@ -69,7 +69,7 @@ class Rollout:
         plan, judging = plan or Plan(), judging or Judging()
         state = self._track.look()
         mode = mode_of(state.service)
-        self._cluster.demand(self._rights(mode, judging))
+        self._cluster.demand(self._rights(mode, judging), self._name)
         self._driver.prepare(judging)
         record = self._first_record(state, mode, model, plan, judging)
         self._check_route(mode)
@@ -91,7 +91,7 @@ class Rollout:
         spec = merge_patch(state.service.spec, MECHANISMS[mode].spec(state.service, record))
         self._cluster.patch_spec(state.service, spec, dry_run=True)
         patch = {"metadata": {"resourceVersion": state.service.resource_version}, "spec": spec}
-        missing = self._cluster.missing(self._rights(mode, judging))
+        missing = self._cluster.missing(self._rights(mode, judging), self._name)
         difference = _diff(record.stable, record.canary)
         return Preview(patch, difference, tuple(f"{right}: {right.why}" for right in missing))
 
@@ -104,7 +104,7 @@ class Rollout:
         """
         state = self._active()
         judging = Judging(**state.known.judging)
-        self._cluster.demand(self._rights(state.known.mode, judging))
+        self._cluster.demand(self._rights(state.known.mode, judging), self._name)
         self._driver.prepare(judging)
         state = self._track.complete(state)
         if state.known.paused:

@@ -46,6 +46,7 @@ class ClusterFront:
 
     Attributes:
         events: the Events that were created.
+        only_named: the one object's name, by resource, that the access reviews allow.
         denied: rights that the access reviews deny, as `verb resource/subresource`.
         before: is asked before each request; an answer it gives is sent instead of the real one.
         after: is told of each request and its status once the real server has carried it out.
@@ -54,6 +55,7 @@ class ClusterFront:
     url: str
     events: list[dict[str, Any]] = field(default_factory=list)
     denied: set[str] = field(default_factory=set)
+    only_named: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     before: Callable[[Seen], tuple[int, Any] | None] = lambda _: None
     after: Callable[[Seen, int], None] = lambda _, __: None
@@ -61,6 +63,7 @@ class ClusterFront:
     def reset(self) -> None:
         self.events.clear()
         self.denied.clear()
+        self.only_named.clear()
         self.seen.clear()
         self.before, self.after = lambda _: None, lambda _, __: None
 
@@ -85,6 +88,9 @@ class ClusterFront:
             asked = seen.body["spec"]["resourceAttributes"]
             kinds = filter(None, (asked["resource"], asked.get("subresource")))
             allowed = f"{asked['verb']} {'/'.join(kinds)}" not in self.denied
+            # As with the Role in manifests/rollout, which gives some rights on named objects only.
+            expected = self.only_named.get(asked["resource"])
+            allowed = allowed and expected in (None, asked.get("name"))
             return 201, {**seen.body, "status": {"allowed": allowed}}
         if kind == "events" and seen.method == "POST":
             self.events.append(seen.body)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster_front import USER, Seen
 from rollout_bench import NAME, NEW, OLD, QUICK, Bench, Says
 
@@ -26,6 +28,7 @@ from rollout.verdict import Decision
 # The first test may have to compile the server.
 pytestmark = pytest.mark.timeout(1800)
 
+RBAC = Path(__file__).resolve().parents[2] / "manifests" / "rollout" / "rbac.yaml"
 PAUSE_AT_25 = Plan(interval_s=0.0, ready_timeout_s=60.0, verdict_timeout_s=0.001)
 
 
@@ -338,6 +341,20 @@ def test_missing_rights_are_listed_before_anything_is_changed(bench: Bench, mode
     assert "create events" in caught.value.message
     assert "get inferenceservices" not in caught.value.message
     assert bench.get() == before
+
+
+def test_rights_on_the_named_objects_are_enough(bench: Bench, mode: str) -> None:
+    """As manifests/rollout/rbac.yaml grants them, by resourceNames."""
+    bench.create(mode)
+    role = next(yaml.safe_load_all(RBAC.read_text()))
+    bench.front.only_named = {
+        resource.partition("/")[0]: rule["resourceNames"][0]
+        for rule in role["rules"]
+        if "resourceNames" in rule
+        for resource in rule["resources"]
+    }
+    assert len(bench.front.only_named) == 2
+    assert bench.rollout().start(NEW, QUICK).outcome is Outcome.PROMOTED
 
 
 def test_judges_that_ask_pods_need_rights_on_pods(bench: Bench, mode: str) -> None:
