@@ -145,9 +145,17 @@ class PrefixCache:
         return True
 
     def retained(self) -> Iterator[SaveCells]:
-        """What is worth saving of the retained sequences, the longest unused first."""
+        """What is worth saving of the retained sequences, the longest unused first.
+
+        What several of them share is saved with the first.
+        """
+        covered: set[int] = set()
         for sequence_id in self._retained:
-            yield from self._saving(sequence_id)
+            path = list(self._leaves[sequence_id].path())
+            fresh = sum(len(node.tokens) for node in path if id(node) not in covered)
+            if self.can_restore and fresh >= WORTH_SAVING_TOKENS:
+                covered.update(map(id, path))
+                yield self._save_cells(sequence_id, path)
 
     def finish(self, sequence_id: int, *, retain: bool = True) -> None:
         """A sequence runs no more: keep its cells for others as long as there is room."""
@@ -235,13 +243,16 @@ class PrefixCache:
         return False
 
     def _saving(self, sequence_id: int) -> Iterator[SaveCells]:
-        path = self._leaves[sequence_id].path()
+        path = list(self._leaves[sequence_id].path())
         alone = sum(len(node.tokens) for node in path if len(node.ids) == 1)
         if self.can_restore and alone >= WORTH_SAVING_TOKENS:
-            tokens = [token for node in reversed(path) for token in node.tokens]
-            root = path[-1].parent
-            assert isinstance(root, Root)
-            yield SaveCells(sequence_id, tokens, root.adapter)
+            yield self._save_cells(sequence_id, path)
+
+    def _save_cells(self, sequence_id: int, path: list[Node]) -> SaveCells:
+        tokens = [token for node in reversed(path) for token in node.tokens]
+        root = path[-1].parent
+        assert isinstance(root, Root)
+        return SaveCells(sequence_id, tokens, root.adapter)
 
     def _free(self, sequence_id: int) -> None:
         """Give an id back, with the cells that nobody else holds."""

@@ -216,6 +216,14 @@ def test_what_one_adapter_computed_is_not_found_for_another() -> None:
     assert driver.cells.saved == [SaveCells(0, [1, 2, 3, 4], "a")]
 
 
+def test_at_the_end_a_beginning_that_several_share_is_saved_once() -> None:
+    driver = Driver()
+    for last in ([5], [6], [7, 7, 7, 7]):
+        driver.finish(driver.start([1, 1, 1, 1, *last])[0])
+    kept = [saving.tokens for saving in driver.cache.retained()]
+    assert kept == [[1, 1, 1, 1, 5], [1, 1, 1, 1, 7, 7, 7, 7]]
+
+
 def test_without_reuse_nothing_is_retained() -> None:
     cache = PrefixCache(10, 2, reuse=False)
     sequence_id = cache.start([1, 2, 3], cache.lookup([1, 2, 3]))
