@@ -220,7 +220,7 @@ def test_the_kv_cache_runs_full(model_path: Path, tmp_path: Path, record: Any) -
             body = {
                 "model": "smol",
                 "prompt": prompt,
-                "max_tokens": 300,
+                "max_tokens": 500,
                 "ignore_eos": True,
                 "temperature": 0,
             }

@@ -132,8 +132,8 @@ def test_a_cache_folder_that_takes_nothing(
         for attempt in range(2):
             log, canaries = tmp_path / f"log{attempt}", Canaries()
             with running_server(model_path, log, "--prefix-cache-dir", str(folder / "prefixes")) as server:
-                for _ in range(4):
-                    ask(server, canaries, lead="Long enough to be worth saving. " * 20)
+                for number in range(4):
+                    ask(server, canaries, lead=f"Number {number} is long enough to be worth saving. " * 20)
                 canaries.assert_own()
                 server.process.send_signal(signal.SIGTERM)
                 assert server.process.wait(60) == 0

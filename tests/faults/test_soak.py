@@ -29,7 +29,8 @@ MAX_GROWTH_MIB = 40
 
 def test_a_long_soak(model_path: Path, tmp_path: Path, record: Any) -> None:
     folder = str(tmp_path / "prefixes")
-    options = ("--prefix-cache-mib", "64", "--prefix-cache-dir", folder, "--prefix-cache-dir-mib", "64")
+    # A cache so small that it is full within the first third: what grows after that is no cache.
+    options = ("--prefix-cache-mib", "8", "--prefix-cache-dir", folder, "--prefix-cache-dir-mib", "64")
     with running_server(model_path, tmp_path / "log", *options) as server:
         canaries, failures, disconnects = Canaries(), [], [0]
         end = time.monotonic() + MINUTES * 60
