@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import report
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.measure import Scenario, run_to_end
+from benchmarks.restart_scenario import WarmRestart
 from benchmarks.results import LLAMA_SERVER, OURS, Measurement, Run
 from benchmarks.scenarios import DISTINCT, LONG, SHARED
 from benchmarks.servers import LlamaServer, OurServer, Server, ServerError, shown_command
@@ -27,7 +28,7 @@ _console = Console(stderr=True)
 
 def all_scenarios(model: Path) -> list[Scenario]:
     """Every scenario, in the order in which they run."""
-    return [DISTINCT, SHARED, LONG, ColdStart(), OriginalContainerContract(model)]
+    return [DISTINCT, SHARED, LONG, ColdStart(), WarmRestart(), OriginalContainerContract(model)]
 
 
 def main(

@@ -33,11 +33,13 @@ class Setup:
         sequences: requests that run at once.
         context_tokens: KV cache cells for all of them together; each gets an equal part.
         llama_server_flags: its fastest here, found with `benchmarks.llama_server_flags`.
+        our_flags: more options of our server.
     """
 
     sequences: int
     context_tokens: int
     llama_server_flags: Sequence[str] = ()
+    our_flags: Sequence[str] = ()
 
 
 class Server(Protocol):
@@ -93,7 +95,13 @@ class OurServer:
             "--max-sequence-tokens": setup.context_tokens // setup.sequences,
         }
         arguments = [str(part) for option in options.items() for part in option]
-        return [str(Path(sys.executable).with_name("kserve-llamacpp")), "serve", str(self.model), *arguments]
+        return [
+            str(Path(sys.executable).with_name("kserve-llamacpp")),
+            "serve",
+            str(self.model),
+            *arguments,
+            *setup.our_flags,
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # Weight of the newest measurement; about the last ten steps count.
 SMOOTHING = 0.2
+# Part of a step's time that is left free, since tokens get dearer the longer a prompt has become.
+MARGIN = 0.15
 # Below this many tokens a step's time says little about the cost of one more.
 MEASURABLE_TOKENS = 16
 
@@ -36,7 +38,7 @@ class PrefillPacer:
             return None
         seconds = self._max_lone_step_seconds
         if decoding:
-            seconds = self._max_step_seconds - self._decode_seconds
+            seconds = (1 - MARGIN) * self._max_step_seconds - self._decode_seconds
         return max(self._min_tokens, int(seconds / self._seconds_per_token))
 
     def observe(self, *, decode_tokens: int, prefill_tokens: int, seconds: float) -> None:
@@ -46,7 +48,8 @@ class PrefillPacer:
         elif prefill_tokens >= MEASURABLE_TOKENS:
             spent = seconds - (self._decode_seconds if decode_tokens else 0)
             per_token = max(spent, seconds / 10) / prefill_tokens
-            self._seconds_per_token = _smooth(self._seconds_per_token, per_token)
+            # A step that took longer than thought counts at once, a shorter one by and by.
+            self._seconds_per_token = max(per_token, _smooth(self._seconds_per_token, per_token))
 
 
 def _smooth(old: float, new: float) -> float:
