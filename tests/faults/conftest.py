@@ -26,7 +26,8 @@ INTRODUCTION = """\
 Made by `make test-faults`, which writes this page; what each row does is in `tests/faults/`. A row whose test
 fails stands here as lost. "Lost" counts what the fault took with it: requests of others, a server that had to
 go on, an answer with somebody else's text. What a fault is bound to take, such as the streams of a killed
-process, is told under "What was seen".
+process, is told under "What was seen". Rows can come from several runs, of parts of the tests:
+`make test-faults ARGS='-k soak' SOAK=8`.
 """
 
 
