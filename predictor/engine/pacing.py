@@ -6,6 +6,8 @@ from __future__ import annotations
 SMOOTHING = 0.2
 # Part of a step's time that is left free, since tokens get dearer the longer a prompt has become.
 MARGIN = 0.15
+# Most that one step may raise the estimate by.
+MOST_GROWTH = 1.1
 # Below this many tokens a step's time says little about the cost of one more.
 MEASURABLE_TOKENS = 16
 
@@ -48,8 +50,13 @@ class PrefillPacer:
         elif prefill_tokens >= MEASURABLE_TOKENS:
             spent = seconds - (self._decode_seconds if decode_tokens else 0)
             per_token = max(spent, seconds / 10) / prefill_tokens
-            # A step that took longer than thought counts at once, a shorter one by and by.
-            self._seconds_per_token = max(per_token, _smooth(self._seconds_per_token, per_token))
+            self._learn(per_token)
+
+    def _learn(self, per_token: float) -> None:
+        """A step that took longer than thought counts at once, unless it was an accident of the machine."""
+        old = self._seconds_per_token
+        slower = min(per_token, MOST_GROWTH * old)
+        self._seconds_per_token = max(slower, _smooth(old, min(per_token, slower or per_token)))
 
 
 def _smooth(old: float, new: float) -> float:

@@ -42,8 +42,18 @@ def test_prefilling_goes_on_where_decoding_alone_takes_too_long() -> None:
 def test_a_machine_that_gets_slower_is_noticed() -> None:
     pacer = PrefillPacer(0.5)
     machine(pacer, 0.02, 0.001)
-    pacer.observe(decode_tokens=4, prefill_tokens=100, seconds=0.02 + 100 * 0.01)
+    pacer.observe(decode_tokens=4, prefill_tokens=100, seconds=0.02 + 100 * 0.00105)
+    assert pacer.budget(decoding=True) == pytest.approx((0.5 * (1 - MARGIN) - 0.02) / 0.00105, rel=0.01)
+    machine(pacer, 0.02, 0.01)
     assert pacer.budget(decoding=True) == pytest.approx((0.5 * (1 - MARGIN) - 0.02) / 0.01, rel=0.1)
+
+
+def test_one_slow_step_changes_little() -> None:
+    pacer = PrefillPacer(0.5)
+    machine(pacer, 0.02, 0.002)
+    before = pacer.budget(decoding=True)
+    pacer.observe(decode_tokens=4, prefill_tokens=100, seconds=5)
+    assert pacer.budget(decoding=True) == pytest.approx(before, rel=0.12)
 
 
 def test_a_machine_that_gets_faster_is_noticed_by_and_by() -> None:
