@@ -31,6 +31,10 @@ class NoChatTemplate(InvalidRequest):
     """Messages were sent to a model whose GGUF carries no chat template."""
 
 
+class WrongTask(InvalidRequest):
+    """Text was asked of a model that gives vectors, or the other way round."""
+
+
 class RequestTooLarge(PredictorError):
     """The request body is over the size limit."""
 

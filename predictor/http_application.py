@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 
 from predictor.access.gate import Gate
+from predictor.api.embeddings import embeddings_router
 from predictor.api.errors import install_error_handlers
 from predictor.api.generate import generate_router
 from predictor.api.middleware import install_middleware
@@ -41,6 +42,7 @@ def mount_protocols(
     install_error_handlers(app)
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(openai_router(models), prefix=prefix)
+        app.include_router(embeddings_router(models), prefix=prefix)
     for router in (
         generate_router(models),
         predict_router(models),

@@ -15,6 +15,7 @@ from predictor.formats.advice import log_format
 from predictor.formats.repacking import report_format
 from predictor.startup import StartupPlan
 from predictor.telemetry.startup_times import StartupTimes
+from predictor.text_embedding import TextEmbedder
 from predictor.text_generation import TextGenerator
 
 if TYPE_CHECKING:
@@ -45,13 +46,16 @@ class BackgroundLoad:
         # A daemon: a signal in the middle of a long load must be able to end the process.
         threading.Thread(target=self._run, name="load", daemon=True).start()
 
-    async def wait(self) -> TextGenerator:
-        """The generator, once the model is loaded and warm.
+    async def wait(self) -> TextGenerator | TextEmbedder:
+        """What answers requests, once the model is loaded and warm.
 
         Raises:
             StartupError: the model or its chat template can't be used.
         """
         engine = await asyncio.wrap_future(self._engine)
+        pooling = self._plan.engine.pooling
+        if pooling is not None:
+            return TextEmbedder(self.name, engine, pooling, group=2 * self._plan.engine.max_sequences)
         source = self._plan.chat_template or engine.model.chat_template
         template = None
         if source is not None:

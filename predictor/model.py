@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kserve import InferOutput, InferRequest, InferResponse, Model
@@ -15,6 +15,7 @@ from predictor.api.middleware import current_request_id
 from predictor.api.sampling import PROTOCOL_PARAMETERS, parse_sampling
 from predictor.engine.request import Request
 from predictor.errors import InvalidRequest
+from predictor.model_embeddings import EMBEDDING_OUTPUTS, embed_instances, embed_texts
 from predictor.served_models import ServedModels
 from predictor.text_generation import Completion, TextGenerator
 
@@ -60,10 +61,14 @@ class LlamaCppModel(Model):  # type: ignore[misc]
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """V2 metadata of the inputs."""
+        if self._models.is_embedder(self.name):
+            return [_tensor("prompt", "BYTES")]
         return [_tensor("prompt", "BYTES"), _tensor("system", "BYTES")]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """V2 metadata of the outputs."""
+        if self._models.is_embedder(self.name):
+            return [dict(output) for output in EMBEDDING_OUTPUTS]
         return [_tensor(name, datatype) for name, datatype in OUTPUTS.items()]
 
     async def predict(
@@ -82,6 +87,8 @@ class LlamaCppModel(Model):  # type: ignore[misc]
         return await self._predict_v1(payload)
 
     async def _predict_v1(self, payload: Any) -> dict[str, Any]:
+        if self._models.is_embedder(self.name):
+            return await embed_instances(self._models.embedder(self.name), _instances(payload))
         generator = self._models.get(self.name)
         instances = _instances(payload)
         requests = [
@@ -90,10 +97,11 @@ class LlamaCppModel(Model):  # type: ignore[misc]
         return {"predictions": [_prediction(c) for c in await generator.complete(requests)]}
 
     async def _predict_v2(self, payload: InferRequest) -> InferResponse:
+        if self._models.is_embedder(self.name):
+            return await self._embed_v2(payload)
         generator = self._models.get(self.name)
-        if payload.id is not None and not is_unicode(payload.id):
-            raise InvalidRequest("id must be valid Unicode text, without lone surrogates", param="id")
-        _check_outputs(payload)
+        _check_id(payload)
+        _check_outputs(payload, OUTPUTS)
         prompts, systems = _tensors(payload)
         params = parse_sampling(
             _plain(payload.parameters), "parameters", default_max_tokens=DEFAULT_MAX_TOKENS
@@ -106,6 +114,15 @@ class LlamaCppModel(Model):  # type: ignore[misc]
                 tokens = await generator.tokenize_chat(_messages(system, prompt))
             requests.append(Request(payload.id or current_request_id() or "", tokens, params))
         return _infer_response(payload, self.name, await generator.complete(requests))
+
+    async def _embed_v2(self, payload: InferRequest) -> InferResponse:
+        _check_id(payload)
+        _check_outputs(payload, [output["name"] for output in EMBEDDING_OUTPUTS])
+        texts, systems = _tensors(payload)
+        if any(system is not None for system in systems):
+            raise InvalidRequest("an embedding model takes no system message: leave it out", param="system")
+        outputs = await embed_texts(self._models.embedder(self.name), texts)
+        return _answer(payload, self.name, outputs)
 
 
 def _tensor(name: str, datatype: str) -> dict[str, Any]:
@@ -247,24 +264,34 @@ def _value(name: str, value: Any) -> Any:
     return getattr(value, field) if field else None
 
 
-def _check_outputs(request: InferRequest) -> None:
+def _check_id(request: InferRequest) -> None:
+    if request.id is not None and not is_unicode(request.id):
+        raise InvalidRequest("id must be valid Unicode text, without lone surrogates", param="id")
+
+
+def _check_outputs(request: InferRequest, known: Collection[str]) -> None:
     for output in request.request_outputs or ():
-        if output.name not in OUTPUTS:
-            known = ", ".join(OUTPUTS)
-            raise InvalidRequest(f"unknown output {output.name!r}; known: {known}", param=output.name)
+        if output.name not in known:
+            raise InvalidRequest(
+                f"unknown output {output.name!r}; known: {', '.join(known)}", param=output.name
+            )
 
 
 def _infer_response(request: InferRequest, name: str, completions: list[Completion]) -> InferResponse:
-    requested = {output.name for output in request.request_outputs or ()} or OUTPUTS.keys()
     outputs = [
         InferOutput(output, [len(completions)], datatype, [_element(c, output) for c in completions])
         for output, datatype in OUTPUTS.items()
-        if output in requested
     ]
+    return _answer(request, name, outputs)
+
+
+def _answer(request: InferRequest, name: str, outputs: Sequence[InferOutput]) -> InferResponse:
+    """The outputs that were asked for: all, where none are named."""
+    requested = {output.name for output in request.request_outputs or ()}
     return InferResponse(
         request.id or current_request_id() or "",
         name,
-        outputs,
+        [output for output in outputs if not requested or output.name in requested],
         use_binary_outputs=request.use_binary_outputs,
         requested_outputs=request.request_outputs,
     )

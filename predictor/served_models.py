@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from predictor.errors import ModelNotFound, NotReady
+from predictor.errors import ModelNotFound, NotReady, WrongTask
+from predictor.text_embedding import TextEmbedder
 from predictor.text_generation import TextGenerator
 
 
@@ -31,7 +32,7 @@ class ServedModels:
         self._name = name
         self._refused = refused
         self._closing = False
-        self._generators: dict[str, TextGenerator | None] = dict.fromkeys([name, *adapters])
+        self._generators: dict[str, TextGenerator | TextEmbedder | None] = dict.fromkeys([name, *adapters])
 
     @property
     def names(self) -> list[str]:
@@ -43,14 +44,20 @@ class ServedModels:
         return None if name == self._name else self._name
 
     def is_ready(self, name: str) -> bool:
-        """Whether `get` would return a generator."""
+        """Whether requests for the name are taken."""
         return self._generators.get(name) is not None
 
-    def publish(self, generator: TextGenerator) -> None:
-        """From now on requests go to `generator`, with the adapter they name."""
+    def is_embedder(self, name: str) -> bool:
+        """Whether a model that is ready gives vectors instead of text."""
+        return isinstance(self._generators.get(name), TextEmbedder)
+
+    def publish(self, served: TextGenerator | TextEmbedder) -> None:
+        """From now on requests go to `served`, with the adapter they name."""
         for name in self._generators:
-            adapted = generator if name == self._name else generator.with_adapter(name)
-            self._generators[name] = adapted
+            if name == self._name:
+                self._generators[name] = served
+            elif isinstance(served, TextGenerator):
+                self._generators[name] = served.with_adapter(name)
 
     def withdraw_all(self) -> None:
         """From now on every request is refused, since the server is shutting down."""
@@ -63,15 +70,44 @@ class ServedModels:
         Raises:
             ModelNotFound: no such name.
             NotReady: the model is loading or the server is shutting down.
+            WrongTask: the model gives vectors instead of text.
         """
+        served = self._counted(name)
+        if isinstance(served, TextEmbedder):
+            route = "/v1/rerank" if served.is_reranker else "/v1/embeddings"
+            raise WrongTask(
+                f"model {name!r} doesn't generate text: use {route}, or start the server with --pooling none "
+                "if the model can do both",
+                param="model",
+            )
+        return served
+
+    def embedder(self, name: str) -> TextEmbedder:
+        """The embedding or reranking model for a request to `name`; counts one that is refused.
+
+        Raises:
+            ModelNotFound: no such name.
+            NotReady: the model is loading or the server is shutting down.
+            WrongTask: the model generates text.
+        """
+        served = self._counted(name)
+        if isinstance(served, TextGenerator):
+            raise WrongTask(
+                f"model {name!r} was started to generate text: serve an embedding or reranking model, or "
+                "start this one with --pooling mean, cls, last or rank",
+                param="model",
+            )
+        return served
+
+    def _counted(self, name: str) -> TextGenerator | TextEmbedder:
         try:
             return self.find(name)
         except NotReady:
             self._refused("shutting_down" if self._closing else "loading")
             raise
 
-    def find(self, name: str) -> TextGenerator:
-        """The generator for `name`.
+    def find(self, name: str) -> TextGenerator | TextEmbedder:
+        """What answers for `name`.
 
         Raises:
             ModelNotFound: no such name.

@@ -78,6 +78,14 @@ class Settings(BaseSettings):
         ),
         Shown(MODEL, "name", "the only one there"),
     ] = None
+    pooling: Annotated[
+        Literal["none", "mean", "cls", "last", "rank"] | None,
+        Field(
+            description="Serve embeddings (mean, cls or last state of a text) or reranking scores (rank) "
+            "instead of text (none)."
+        ),
+        Shown(MODEL, "none|mean|cls|last|rank", "what the GGUF says, else none"),
+    ] = None
     chat_template: Annotated[
         FilePath | None,
         Field(description="Jinja chat template to use instead of the model's own."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from pathlib import Path
 from predictor.access.keys import read_keys
 from predictor.adapters import check_adapter, check_names
 from predictor.cgroup import default_threads, memory_limit
-from predictor.engine.config import AdapterConfig, EngineConfig, kv_cache_tokens
+from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, kv_cache_tokens
 from predictor.engine.prefix_store import PrefixStore, model_key
 from predictor.errors import StartupError
 from predictor.gguf import GgufHeader
@@ -23,6 +24,12 @@ from predictor.storage import resolve_model
 from predictor.tls import CertificateFiles
 
 logger = logging.getLogger(__name__)
+
+
+POOLED_BATCH_TOKENS = 2048
+# llama.cpp's `llama_pooling_type`, as GGUF files have it.
+_POOLING_TYPES = {1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST, 4: Pooling.RANK}
+_NAMED_POOLING = {pooling.value: pooling for pooling in Pooling}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +81,11 @@ def plan_startup(settings: Settings) -> StartupPlan:
         limit = memory_limit()
         left = None if limit is None else limit - estimate.total
         check_memory(read_parts(settings.draft_model), context_tokens, left, settings.kv_cache_type)
+    pooling = _pooling(settings, parts)
     name = settings.model_name or path.stem
     adapters = settings.lora or ()
+    if pooling is not None and adapters:
+        raise StartupError(f"{flag('lora')} needs a model that generates text: leave it out, or the pooling")
     check_names(name, adapters)
     for adapter in adapters:
         check_adapter(adapter, parts[0])
@@ -93,6 +103,8 @@ def plan_startup(settings: Settings) -> StartupPlan:
         _engine_config(settings, path, context_tokens),
         prefix_store=_prefix_store(settings, [part.path for part in parts]),
         host_cache_bytes=_host_cache_bytes(settings, estimate),
+        pooling=pooling,
+        max_batch_tokens=_batch_tokens(settings, pooling, context_tokens),
     )
     return StartupPlan(
         name,
@@ -110,6 +122,32 @@ def _certificate(settings: Settings) -> CertificateFiles | None:
     files = CertificateFiles(settings.tls_cert_file, settings.tls_key_file)
     files.check()
     return files
+
+
+def _pooling(settings: Settings, parts: Sequence[GgufHeader]) -> Pooling | None:
+    """What was asked for, else what the model was made for; None generates text."""
+    header = parts[0]
+    declared = _POOLING_TYPES.get(header.integer(f"{header.architecture}.pooling_type", 0))
+    pooling = declared if settings.pooling is None else _NAMED_POOLING.get(settings.pooling)
+    if pooling is None and header.metadata.get(f"{header.architecture}.attention.causal") is False:
+        raise StartupError(
+            f"{header.path} is an encoder, which can't generate text: start it with {flag('pooling')} mean "
+            "or cls, whichever it was trained with"
+        )
+    has_head = any(tensor.name.startswith("cls.") for part in parts for tensor in part.tensors)
+    if pooling is Pooling.RANK and not has_head:
+        raise StartupError(
+            f"{header.path} has no classification head, so it is no reranker: choose another "
+            f"{flag('pooling')}"
+        )
+    return pooling
+
+
+def _batch_tokens(settings: Settings, pooling: Pooling | None, context_tokens: int) -> int:
+    """Texts that are pooled must mostly fit into one step, so the default is larger for them."""
+    if pooling is None or "max_batch_tokens" in settings.model_fields_set:
+        return settings.max_batch_tokens
+    return max(settings.max_batch_tokens, min(context_tokens, POOLED_BATCH_TOKENS))
 
 
 def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:

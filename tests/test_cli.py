@@ -84,6 +84,7 @@ def test_version() -> None:
 VALUES = {
     "model_name": "m",
     "model_file": "Q4_0",
+    "pooling": "mean",
     "lora": "a=x.gguf",
     "chat_template": __file__,
     "enable_grpc": "false",

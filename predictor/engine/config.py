@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from predictor.engine.prefix_store import PrefixStore
 
 DEFAULT_CONTEXT_TOKENS = 8192
+
+
+class Pooling(StrEnum):
+    """How a sequence's token states become one vector: their mean, the first, the last, or the scores that a
+    classification head makes of one of them."""
+
+    MEAN = "mean"
+    CLS = "cls"
+    LAST = "last"
+    RANK = "rank"
 
 
 def kv_cache_tokens(
@@ -65,6 +76,7 @@ class EngineConfig:
         cache_type: of keys and values: f16 or q8_0.
         host_cache_bytes: memory for prefixes beyond the KV cache; 0 for none.
         prefix_store: where prefixes outlive the process; None keeps none.
+        pooling: makes the engine give vectors instead of text.
         use_mmap, use_mlock: how the weights get into memory.
         adapters: by the name that requests use.
     """
@@ -86,6 +98,7 @@ class EngineConfig:
     cache_type: str = "f16"
     host_cache_bytes: int = 256 * 2**20
     prefix_store: PrefixStore | None = None
+    pooling: Pooling | None = None
     use_mmap: bool = True
     use_mlock: bool = False
     adapters: Mapping[str, AdapterConfig] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from predictor.engine.llama import (
 )
 from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
+from predictor.engine.pooler import Pooler
 from predictor.engine.request import FinishReason
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
@@ -59,6 +60,7 @@ class DecodeLoop:
         self.context_tokens = layout.params.context_tokens
         self.max_sequence_tokens = layout.max_sequence_tokens
         self._speculator = make_speculator(model, config, layout)
+        self.whole_prompts = layout.whole_prompts
         # Before the context, which allocates for the adapters that there are.
         self._adapters = {
             name: Adapter(model, adapter.path, adapter.scale) for name, adapter in config.adapters.items()
@@ -75,13 +77,15 @@ class DecodeLoop:
             max_sequences=config.max_sequences,
             max_batch_tokens=config.max_batch_tokens,
             turns=AdapterTurns() if self._adapters else None,
+            whole_prompts=self.whole_prompts,
         )
         self._pacer = PrefillPacer(config.max_step_seconds)
         self._on_end = on_end
         self._observer = observer
         self._jobs: dict[Sequence, Job] = {}
         self._outbox = Outbox()
-        self._generator = Generator(model, self._context, self._outbox, observer, self._forget)
+        make_output = Generator if config.pooling is None else Pooler
+        self._generator = make_output(model, self._context, self._outbox, observer, self._forget)
         self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._decode_seconds = self._step_seconds = 0.0
         self._context.warm_up(model.end_tokens[0] if model.end_tokens else 0, self._batch)
@@ -219,7 +223,7 @@ class DecodeLoop:
             self._speculator.judge(sequence, len(draft), accepted)
             # Also where the sequence has ended, since others may take its cells over.
             self._context.remove(sequence_id, computed + accepted)
-        return accepted + 1
+        return accepted + 1 if self._generator.samples else 0
 
     def _fill_batch(
         self, chunks: Collection[Chunk], drafts: Mapping[Sequence, list[int]]

@@ -18,6 +18,7 @@ from predictor.engine.decode_loop import DecodeLoop
 from predictor.engine.detokenizer import Detokenizer
 from predictor.engine.generator import Job
 from predictor.engine.llama import Model, Sampler
+from predictor.engine.llama.pairs import pair_tokens
 from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserver
 from predictor.engine.request import Request
 from predictor.engine.sequence import Sequence
@@ -106,6 +107,10 @@ class Engine:
         """Token ids of a text; see `Model.tokenize`."""
         return self.model.tokenize(text, add_special=add_special, parse_special=parse_special)
 
+    def tokenize_pair(self, query: str, document: str) -> list[int]:
+        """Token ids of a query and a document for a reranker; see `pair_tokens`."""
+        return pair_tokens(self.model, query, document)
+
     def vocabulary(self) -> Vocabulary:
         """All tokens of the model; see `Model.vocabulary`."""
         return self.model.vocabulary()
@@ -192,7 +197,9 @@ class Engine:
         length = len(request.prompt)
         if length == 0:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
-        if length >= self.max_sequence_tokens:
+        if self.config.pooling is not None:
+            self._check_pooled_length(length)
+        elif length >= self.max_sequence_tokens:
             option = "--max-sequence-tokens" if self.config.max_sequence_tokens else "--context-tokens"
             raise PromptTooLong(
                 f"the prompt has {length} tokens, but the context holds {self.max_sequence_tokens} with the "
@@ -204,6 +211,18 @@ class Engine:
         if not all(0 <= token < self.model.n_vocab for token in request.prompt):
             raise InvalidRequest(
                 f"a prompt token is outside the vocabulary of {self.model.n_vocab} tokens", param="prompt"
+            )
+
+    def _check_pooled_length(self, length: int) -> None:
+        limits = {self.max_sequence_tokens: ", or start the server with a larger --context-tokens"}
+        if self._loop.whole_prompts:
+            limits[self.config.max_batch_tokens] = ", or start the server with a larger --max-batch-tokens"
+        limits[self.model.trained_context] = ": the model was trained for no more"
+        most = min(limits)
+        if length > most:
+            raise PromptTooLong(
+                f"the input has {length} tokens, but at most {most} fit; shorten it{limits[most]}",
+                param="input",
             )
 
     def _reserve_places(self, count: int) -> None:
@@ -237,7 +256,8 @@ class Engine:
     def _new_job(self, request: Request) -> Job:
         params = request.params
         room = self.max_sequence_tokens - len(request.prompt)
-        sequence = Sequence(request, min(params.max_tokens or room, room))
+        most = 0 if self.config.pooling is not None else min(params.max_tokens or room, room)
+        sequence = Sequence(request, most)
         sampler = Sampler(self.model, params, request.prompt)
         stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell([(job, False)]))
         job = Job(sequence, sampler, Detokenizer(params.stop), stream)

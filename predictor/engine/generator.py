@@ -38,7 +38,12 @@ class Generator:
         outbox: where deltas and errors go.
         observer: told of tokens.
         forget: called when a job has ended: with the reason, or with None after an error.
+
+    Attributes:
+        samples: whether a sequence's output is a token.
     """
+
+    samples = True
 
     def __init__(
         self,

@@ -35,6 +35,10 @@ class KVCache(Protocol):
     hit_tokens: int
 
     @property
+    def reuses(self) -> bool:
+        """Whether a sequence can take cells of another over."""
+
+    @property
     def capacity(self) -> int:
         """Cells in all."""
 

@@ -9,6 +9,7 @@ from predictor.engine.draft_model import DraftModel, load_draft_model
 from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import ContextParams, Model
 from predictor.engine.ngram_drafter import NgramDrafter
+from predictor.engine.pooler import reads_last_token
 from predictor.engine.prefix_cache import PrefixCache
 from predictor.engine.slot_cache import SlotCache
 from predictor.engine.speculation import Drafter, Speculator
@@ -27,10 +28,14 @@ class Layout:
     Attributes:
         max_sequence_tokens: longest a sequence may get.
         params: of the context.
+        reusable: whether a sequence can take cells of another over.
+        whole_prompts: whether every prompt must be computed in one step.
     """
 
     max_sequence_tokens: int
     params: ContextParams
+    reusable: bool
+    whole_prompts: bool
 
 
 def plan_layout(model: Model, config: EngineConfig) -> Layout:
@@ -42,9 +47,10 @@ def plan_layout(model: Model, config: EngineConfig) -> Layout:
         trained_context=model.trained_context,
     )
     longest = min(config.max_sequence_tokens or context_tokens, context_tokens)
-    reusable = model.can_cut_prefix
+    whole_prompts = config.pooling is not None and not reads_last_token(model, config.pooling)
+    reusable = model.can_cut_prefix and not whole_prompts
     # Models that can't share cells have no use for slots' copies either.
-    slots = reusable and longest * config.max_sequences <= context_tokens
+    slots = reusable and config.pooling is None and longest * config.max_sequences <= context_tokens
     guesses = config.draft_tokens if config.draft_ngrams or config.draft_model else 0
     sequences = config.max_sequences + (RETAINED_SEQUENCES if reusable and not slots else 0)
     params = ContextParams(
@@ -57,8 +63,9 @@ def plan_layout(model: Model, config: EngineConfig) -> Layout:
         batch_threads=config.batch_threads,
         flash_attention=config.flash_attention,
         cache_type=config.cache_type,
+        pooling=config.pooling,
     )
-    return Layout(longest, params)
+    return Layout(longest, params, reusable, whole_prompts)
 
 
 def make_kv_cache(model: Model, config: EngineConfig, layout: Layout) -> KVCache:
@@ -70,7 +77,7 @@ def make_kv_cache(model: Model, config: EngineConfig, layout: Layout) -> KVCache
     return PrefixCache(
         params.context_tokens,
         params.sequences,
-        reuse=model.can_cut_prefix,
+        reuse=layout.reusable,
         max_retained=RETAINED_CELLS,
         save=save,
     )
@@ -83,6 +90,8 @@ def make_speculator(model: Model, config: EngineConfig, layout: Layout) -> Specu
         ModelLoadError: the draft model doesn't fit the model, or the model can't take tokens back.
     """
     drafter: Drafter
+    if config.pooling is not None:
+        return None
     if config.draft_model is not None:
         draft = load_draft_model(config.draft_model, model, gpu_layers=config.gpu_layers)
         params = replace(layout.params, outputs=0)

@@ -50,7 +50,7 @@ class PrefixCache:
         self.pinned = 0
         self.queried_tokens = 0
         self.hit_tokens = 0
-        self._reuse = reuse
+        self.reuses = reuse
         self._roots: dict[str | None, Root] = {}
         self._free_ids = list(range(sequence_ids - 1, -1, -1))
         self._leaves: dict[int, Node] = {}
@@ -65,7 +65,7 @@ class PrefixCache:
     def lookup(self, tokens: Sequence[int], adapter: str | None = None) -> Match:
         """The longest cached beginning: all tokens but the last at most, whose logits must be computed
         anyway. Cells that one adapter computed are never found for another."""
-        return Match(*self._root(adapter).walk(tokens, len(tokens) - 1 if self._reuse else 0))
+        return Match(*self._root(adapter).walk(tokens, len(tokens) - 1 if self.reuses else 0))
 
     def newly_pinned(self, match: Match) -> int:
         """How many cells `start` would pin that nobody running holds now."""
@@ -160,11 +160,11 @@ class PrefixCache:
     def finish(self, sequence_id: int, *, retain: bool = True) -> None:
         """A sequence runs no more: keep its cells for others as long as there is room."""
         leaf = self._leaves[sequence_id]
-        if retain and self._reuse:
+        if retain and self.reuses:
             leaf = self._join_tree(sequence_id, leaf)
         self._release_running(leaf)
         others = leaf.ids - {sequence_id}
-        if retain and self._reuse and leaf.parent is not None and not others:
+        if retain and self.reuses and leaf.parent is not None and not others:
             self._retained[sequence_id] = None
             while self.used - self.pinned > self.max_retained and self._evict_oldest():
                 pass

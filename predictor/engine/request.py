@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+import numpy as np
+import numpy.typing as npt
+
 from predictor.engine.constraint import TokenConstraint
 from predictor.errors import InvalidRequest
 
@@ -151,6 +154,7 @@ class Delta:
         finish_reason: set on the last delta only.
         cached_tokens: prompt tokens that were taken from the prefix cache.
         stop_string: on the last delta, the stop string that ended it, if one did.
+        vector: on the last delta, what an engine that pools made of the prompt, float32.
     """
 
     text: str
@@ -159,3 +163,4 @@ class Delta:
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
     stop_string: str | None = None
+    vector: npt.NDArray[np.float32] | None = field(default=None, compare=False)

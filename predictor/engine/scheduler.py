@@ -59,6 +59,7 @@ class Scheduler:
         max_sequences: most sequences in one batch.
         max_batch_tokens: most tokens in one batch; at least max_sequences.
         turns: whose sequences may be in one batch; None for all.
+        whole_prompts: compute each prompt in one step; none may be longer than max_batch_tokens.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Scheduler:
         max_sequences: int,
         max_batch_tokens: int,
         turns: AdapterTurns | None = None,
+        whole_prompts: bool = False,
     ) -> None:
         if max_batch_tokens < max_sequences:
             raise ValueError("max_batch_tokens must be at least max_sequences")
@@ -79,6 +81,7 @@ class Scheduler:
         self.max_sequences = max_sequences
         self.max_batch_tokens = max_batch_tokens
         self._turns = turns
+        self._share = _share_whole if whole_prompts else _share
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -131,7 +134,7 @@ class Scheduler:
         if limit is not None:
             budget = min(budget, limit)
         chunks = [Chunk(s, s.num_computed, len(s.tokens)) for s in decoding]
-        chunks += _share(budget, [s for s in batch if not s.is_decoding])
+        chunks += self._share(budget, [s for s in batch if not s.is_decoding])
         return self._fit(chunks)
 
     def commit(self, chunks: Collection[Chunk]) -> None:
@@ -162,6 +165,8 @@ class Scheduler:
 
     def _waits_for_prefix(self, candidate: Sequence, match: Match) -> bool:
         """Whether another sequence is computing a beginning that this one could take over."""
+        if not self.cache.reuses:
+            return False
         tokens = candidate.tokens
         ahead = 0
         for other in self.running:
@@ -249,3 +254,13 @@ def _share(budget: int, sequences: list[Sequence]) -> list[Chunk]:
         parts[id(sequence)] = had + more
         left -= more
     return [Chunk(s, s.num_computed, s.num_computed + parts[id(s)]) for s in sequences if parts[id(s)] > 0]
+
+
+def _share_whole(budget: int, sequences: list[Sequence]) -> list[Chunk]:
+    """Whole prompts only: the longest-running sequence's always, others as far as they fit beside it."""
+    chunks: list[Chunk] = []
+    for sequence in sequences:
+        if not chunks or sequence.num_missing <= budget:
+            chunks.append(Chunk(sequence, sequence.num_computed, len(sequence.tokens)))
+            budget -= sequence.num_missing
+    return chunks

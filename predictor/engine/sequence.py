@@ -21,7 +21,7 @@ class Sequence:
 
     Attributes:
         request: what was asked for.
-        max_tokens: most tokens to generate, cut to what the context can hold.
+        max_tokens: most tokens to generate, cut to what the context can hold; 0 where the prompt is all.
         tokens: prompt, then generated.
         num_computed: how many of the first tokens have their cells.
         sequence_id: llama.cpp's id while running, -1 otherwise.

@@ -50,6 +50,7 @@ class SlotCache:
     def __init__(self, slots: int, slot_cells: int, *, save: bool = False) -> None:
         self.capacity = slots * slot_cells
         self.can_restore = save
+        self.reuses = True
         self.queried_tokens = 0
         self.hit_tokens = 0
         self._slot_cells = slot_cells

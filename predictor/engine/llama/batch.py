@@ -64,3 +64,7 @@ class Batch:
         self._wants_logits[end - 1] = logits
         self.size = end
         return end - 1
+
+    def mark_all(self) -> None:
+        """Ask for the output of every token."""
+        self._wants_logits[: self.size] = 1

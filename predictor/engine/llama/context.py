@@ -24,6 +24,13 @@ _FLASH_ATTENTION = {
     "off": lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 
+_POOLING = {
+    "mean": lib.LLAMA_POOLING_TYPE_MEAN,
+    "cls": lib.LLAMA_POOLING_TYPE_CLS,
+    "last": lib.LLAMA_POOLING_TYPE_LAST,
+    "rank": lib.LLAMA_POOLING_TYPE_RANK,
+}
+
 
 class KVCacheFullError(Exception):
     """llama.cpp found no free cells for a batch; the context is as it was before the call."""
@@ -48,6 +55,7 @@ class ContextParams:
         shared_cells: one pool of cells for all sequences, of which any may grow and several may hold the
             same; otherwise each has an equal part.
         outputs: most tokens of one decode that get logits; 0 for one of each sequence.
+        pooling: mean, cls, last or rank for vectors of whole sequences instead of logits.
     """
 
     context_tokens: int
@@ -59,6 +67,7 @@ class ContextParams:
     cache_type: str = "f16"
     shared_cells: bool = True
     outputs: int = 0
+    pooling: str | None = None
 
 
 class Context(Owner):
@@ -79,6 +88,15 @@ class Context(Owner):
         options.n_batch = options.n_ubatch = params.batch_tokens
         options.n_seq_max = params.sequences
         options.n_outputs_max = params.outputs or params.sequences
+        self._is_pooled = params.pooling is not None
+        if params.pooling is not None:
+            options.embeddings = True
+            options.pooling_type = _POOLING[params.pooling]
+            # llama.cpp pools over the outputs, so every token must be one. Where it measures its buffers it
+            # rounds the tokens up to a multiple of the sequences, but not the outputs, and aborts.
+            tokens = -(-params.batch_tokens // params.sequences) * params.sequences
+            options.n_batch = options.n_ubatch = options.n_outputs_max = tokens
+            options.n_ctx = max(params.context_tokens, tokens)
         options.n_threads = params.threads
         options.n_threads_batch = params.batch_threads
         options.type_k = options.type_v = _CACHE_TYPES[params.cache_type]
@@ -99,6 +117,10 @@ class Context(Owner):
         self._memory = lib.llama_get_memory(self.handle)
         self._adapter: Adapter | None = None
         self._row = ctypes.c_float * model.n_vocab
+        is_score = params.pooling == "rank"
+        self._pooled_size = int(
+            lib.llama_model_n_cls_out(model.handle) if is_score else lib.llama_model_n_embd_out(model.handle)
+        )
 
     def decode(self, batch: Batch) -> None:
         """Compute a batch.
@@ -109,6 +131,8 @@ class Context(Owner):
             EngineFailure: llama.cpp failed.
         """
         batch.struct.n_tokens = batch.size
+        if self._is_pooled:
+            batch.mark_all()
         status = lib.llama_decode(self.handle, batch.struct)
         if status == 0:
             return
@@ -135,6 +159,17 @@ class Context(Owner):
         pointer = lib.llama_get_logits_ith(self.handle, index)
         row: Any = self._row.from_address(ctypes.addressof(pointer.contents))
         return np.frombuffer(row, np.float32)
+
+    def pooled(self, sequence_id: int) -> npt.NDArray[np.float32]:
+        """A copy of what the last decode made of a sequence, shape [size of an embedding] or [labels].
+
+        Raises:
+            EngineFailure: there is none.
+        """
+        pointer = lib.llama_get_embeddings_seq(self.handle, sequence_id)
+        if not pointer:
+            raise EngineFailure("llama.cpp gave no vector for a sequence")
+        return np.ctypeslib.as_array(pointer, (self._pooled_size,)).copy()
 
     def warm_up(self, token: int, batch: Batch) -> None:
         """Touch all weights and allocate the compute buffers, then forget what was computed."""

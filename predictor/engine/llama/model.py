@@ -66,6 +66,17 @@ class Model(Owner):
         return bool(lib.llama_model_has_decoder(self.handle))
 
     @property
+    def is_causal(self) -> bool:
+        """False for encoders, in which a token sees those behind it too."""
+        return self.metadata(f"{self.metadata('general.architecture')}.attention.causal") != "false"
+
+    def metadata(self, key: str) -> str:
+        """A value of the GGUF header as text, "" where there is none; long ones are cut."""
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
     def size_bytes(self) -> int:
         """Size of all tensors."""
         return int(lib.llama_model_size(self.handle))
