@@ -4,67 +4,89 @@
 #   docker build -t kserve-llamacpp:0.1.0 .
 #   buildah bud --isolation chroot --network host -t kserve-llamacpp:0.1.0 .
 #
+# For NVIDIA GPUs, with the CUDA compiler in the build stage and CUDA's libraries in the last one:
+#
+#   docker build -t kserve-llamacpp-cuda:0.1.0 --build-arg GGML_CUDA=ON \
+#     --build-arg BUILD_IMAGE=nvidia/cuda:12.9.1-devel-ubuntu24.04 \
+#     --build-arg BASE_IMAGE=nvidia/cuda:12.9.1-runtime-ubuntu24.04 .
+#
+# Both images need the same Python, 3.11 or newer: their own, or the distribution's, which is then installed.
 # Behind a private certificate authority: --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt
 # With another package index:             --build-arg PIP_INDEX_URL=...
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG BUILD_IMAGE=${BASE_IMAGE}
 
-FROM ${BUILD_IMAGE} AS build
-ARG PIP_INDEX_URL
-ARG PIP_FIND_LINKS
-ARG GGML_CUDA=OFF
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_NO_CACHE_DIR=1
-
+FROM ${BUILD_IMAGE} AS toolchain
 RUN missing=""; \
     command -v g++ > /dev/null || missing="g++"; \
     python3 -m ensurepip --version > /dev/null 2>&1 || missing="$missing python3 python3-venv"; \
     if [ -n "$missing" ]; then \
         apt-get update && apt-get install --yes --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; \
     fi
-
-RUN python3 -m venv /build/pip && python3 -m venv --without-pip /opt/kserve-llamacpp
+RUN python3 -m venv /build/pip
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
 WORKDIR /build
-COPY constraints.txt .
-# Older versions of pip read the first variable for build tools, newer ones the second.
-ENV PIP_CONSTRAINT=/build/constraints.txt \
-    PIP_BUILD_CONSTRAINT=/build/constraints.txt
 
-# Everything goes into the package's own folder, where the engine looks for the CPU backends.
+
+# Only these pins shape the compiled code, so another package's new version doesn't compile llama.cpp again. The
+# time is fixed since a builder may compare it.
+FROM toolchain AS pins
+COPY constraints.txt .
+RUN grep -E '^(cmake|llama-cpp-python|ninja|packaging|pathspec|scikit-build-core)==' constraints.txt > pins.txt \
+    && touch --date=@0 pins.txt
+
+
+FROM toolchain AS wheel
+ARG PIP_INDEX_URL
+ARG GGML_CUDA=OFF
+COPY --from=pins /build/pins.txt .
+# Everything goes into the package's own folder, where the engine looks for the backends.
+# Older versions of pip read the first variable for build tools, newer ones the second.
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     if [ -s /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem SSL_CERT_FILE=/run/secrets/ca.pem; fi; \
+    export PIP_CONSTRAINT=/build/pins.txt PIP_BUILD_CONSTRAINT=/build/pins.txt; \
     CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON \
         -DGGML_CUDA=${GGML_CUDA} -DCMAKE_INSTALL_BINDIR=llama_cpp/lib -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib \
         -DCMAKE_INSTALL_INCLUDEDIR=llama_cpp/include" \
-    /build/pip/bin/pip wheel --no-deps --no-binary llama-cpp-python --wheel-dir /build/wheels llama-cpp-python
+    /build/pip/bin/pip wheel --no-deps --no-binary llama-cpp-python --wheel-dir wheels llama-cpp-python
 
-COPY pyproject.toml README.md ./
+
+FROM toolchain AS build
+ARG PIP_INDEX_URL
+ARG PIP_FIND_LINKS
+RUN python3 -m venv --without-pip /opt/kserve-llamacpp
+COPY --from=wheel /build/wheels wheels
+COPY constraints.txt pyproject.toml README.md ./
 COPY predictor predictor
+COPY rollout rollout
 COPY runtimes runtimes
 # More of the package's extras in brackets, such as [ray].
 ARG EXTRAS=
-# A wheel has no symbolic links, so it holds each library three times; two names are loaded.
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     if [ -s /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem SSL_CERT_FILE=/run/secrets/ca.pem; fi; \
-    /build/pip/bin/pip --python /opt/kserve-llamacpp/bin/python install /build/wheels/*.whl ".${EXTRAS}" && \
-    libraries=$(echo /opt/kserve-llamacpp/lib/python3*/site-packages/llama_cpp/lib) && \
-    find "$libraries" \( -name 'lib*.so.*.*' -o -name 'libllama-common.*' \) -delete && \
-    test "$(find "$libraries" -name 'libggml-cpu-*.so' | wc -l)" -ge 10
+    export PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt; \
+    pip="/build/pip/bin/pip --python /opt/kserve-llamacpp/bin/python" && \
+    $pip install wheels/*.whl ".${EXTRAS}" && \
+    # kserve asks for pandas, which serving never loads (predictor/deferred_imports.py), and Kubernetes' client
+    # comes twice, once for asyncio. Together that is a quarter of the packages' size.
+    $pip uninstall --yes pandas && \
+    packages=$(echo /opt/kserve-llamacpp/lib/python3*/site-packages) && \
+    rm -r "$packages/kubernetes/aio" && \
+    # A wheel has no symbolic links, so it holds each library three times; two names are loaded.
+    find "$packages/llama_cpp/lib" \( -name 'lib*.so.*.*' -o -name 'libllama-common.*' \) -delete && \
+    test "$(find "$packages/llama_cpp/lib" -name 'libggml-cpu-*.so' | wc -l)" -ge 10
 
 
 FROM ${BASE_IMAGE}
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="kserve-llamacpp" \
-      org.opencontainers.image.description="Serves GGUF language models through KServe, with llama.cpp" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
-
-# OpenMP's run-time library, which slim images lack.
-RUN if ! ldconfig -p | grep -q libgomp.so.1; then \
-        apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; \
+# What slim images lack: Python, the authorities of model hubs, OpenMP's run-time library.
+RUN missing=""; \
+    command -v python3 > /dev/null || missing="python3"; \
+    [ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"; \
+    ldconfig -p | grep -q libgomp.so.1 || missing="$missing libgomp1"; \
+    if [ -n "$missing" ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; \
     fi
-
 COPY --from=build /opt/kserve-llamacpp /opt/kserve-llamacpp
 # /tmp is all that is written to, whoever the user is: OpenShift and KServe's modelcars choose their own.
 ENV PATH=/opt/kserve-llamacpp/bin:$PATH \
@@ -76,3 +98,10 @@ EXPOSE 8080 8081
 HEALTHCHECK NONE
 ENTRYPOINT ["kserve-llamacpp"]
 CMD ["--help"]
+# Last, so that a new revision changes no layer.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="kserve-llamacpp" \
+      org.opencontainers.image.description="Serves GGUF language models through KServe, with llama.cpp" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

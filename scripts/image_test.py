@@ -10,11 +10,9 @@ stderr.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,102 +22,67 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
+import numpy as np
+import tritonclient.grpc as triton
 import yaml
+from image_build import IMAGE, MODELCAR, PODMAN, ROOT, build_image, build_modelcar, check_tools, output, say
 
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kserve-llamacpp"
-IMAGE = "localhost/kserve-llamacpp:test"
-DEBIAN_IMAGES = {
-    "localhost/kserve-llamacpp-debian:bookworm": "ca-certificates,libgomp1,python3",
-    "localhost/kserve-llamacpp-debian-build:bookworm": "ca-certificates,g++,python3,python3-venv",
-}
-STORAGE = ["--storage-driver", "vfs"]
-# crun, the default network and the default limits need rights that build machines often lack.
-PODMAN = ["podman", *STORAGE, "--runtime", "runc"]
-RUN = ["--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
-LIMITS = ["--read-only", "--tmpfs", "/tmp", "--user", "1000", "--cap-drop", "ALL"]
-LARGEST_MIB = 1024
-READY_SECONDS = 120.0
-COMPILERS = ("cc", "gcc", "g++", "clang", "cmake", "make", "ninja")
+RUN = ("--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
+LIMITS = ("--read-only", "--tmpfs", "/tmp", "--user", "1000", "--cap-drop", "ALL")
+LARGEST_MIB = 640
+READY_SECONDS = 300.0
+NOT_IN_THE_IMAGE = ("cc", "gcc", "g++", "clang", "cmake", "make", "ninja", "git", "curl")
+MESSAGES = [
+    {"role": "system", "content": "Answer in one sentence."},
+    {"role": "user", "content": "What is the capital of France?"},
+]
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A container that serves the model `chat`.
 
+    Attributes:
+        name: the container's.
+        process: the server's process id, as this machine counts.
+        http: a client of its HTTP port.
+        grpc_port: its gRPC port.
+    """
 
-def output(*command: str | Path) -> str:
-    """What a command prints; its end where it fails."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        sys.exit(f"{' '.join(map(str, command))} failed:\n{result.stderr[-2000:]}")
-    return result.stdout.strip()
-
-
-def check_tools() -> None:
-    needed = ["buildah", "podman", "runc", *([] if "BASE_IMAGE" in os.environ else ["debootstrap"])]
-    missing = [tool for tool in needed if shutil.which(tool) is None]
-    if missing:
-        sys.exit(f"not installed: {', '.join(missing)} (Debian: apt-get install {' '.join(missing)})")
-
-
-def base_images() -> tuple[str, str]:
-    """What the last and the build stage start from: BASE_IMAGE, or a Debian 12 made here once per machine."""
-    if given := os.environ.get("BASE_IMAGE"):
-        return given, os.environ.get("BUILD_IMAGE", given)
-    there = output("buildah", *STORAGE, "images", "--format", "{{.Name}}:{{.Tag}}").split()
-    for name, packages in DEBIAN_IMAGES.items():
-        if name not in there:
-            make_debian(name, packages)
-    last, build_stage = DEBIAN_IMAGES
-    return last, build_stage
-
-
-def make_debian(name: str, packages: str) -> None:
-    say(f"making {name} with debootstrap, a few minutes")
-    site = output("apt-get", "indextargets", "--format", "$(SITE)").split()[0]
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="debian-", dir=CACHE) as folder:
-        tree = Path(folder, "root")
-        output("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", tree, site)
-        container = output("buildah", *STORAGE, "from", "scratch")
-        output("buildah", *STORAGE, "add", container, tree, "/")
-        output("buildah", *STORAGE, "commit", "--rm", container, name)
-
-
-def build() -> None:
-    last, build_stage = base_images()
-    say("building the image; llama.cpp is compiled once per instruction set, half an hour on two cores")
-    command = ["buildah", *STORAGE, "bud", "--isolation", "chroot", "--network", "host", "--layers"]
-    command += ["--build-arg", f"BASE_IMAGE={last}", "--build-arg", f"BUILD_IMAGE={build_stage}"]
-    for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS"):
-        if name in os.environ:
-            command += ["--build-arg", f"{name}={os.environ[name]}"]
-    for path in filter(os.path.isdir, os.environ.get("PIP_FIND_LINKS", "").split()):
-        command += ["--volume", f"{path}:{path}:ro"]
-    if authorities := os.environ.get("SSL_CERT_FILE"):
-        command += ["--secret", f"id=ca,src={authorities}"]
-    started = time.monotonic()
-    subprocess.run([*command, "--tag", IMAGE, str(ROOT)], check=True)
-    say(f"built in {time.monotonic() - started:.0f} s")
+    name: str
+    process: int
+    http: httpx.Client
+    grpc_port: int
 
 
 def check_contents() -> None:
-    """Size, user, labels; no compiler, no model."""
+    """Size, layers, user, labels; no compiler, no model, no package installer."""
     (image,) = json.loads(output(*PODMAN, "image", "inspect", IMAGE))
+    history = json.loads(output(*PODMAN, "history", "--format", "json", IMAGE))
+    layers = [round(layer["size"] / 2**20) for layer in reversed(history) if layer["size"] > 2**16]
     size = image["Size"] / 2**20
-    say(f"size: {size:.0f} MiB")
+    say(f"size: {size:.0f} MiB; layers of {', '.join(map(str, layers))} MiB")
     assert size < LARGEST_MIB, f"larger than {LARGEST_MIB} MiB"
     assert image["Config"]["User"] == "1000:1000", image["Config"]["User"]
-    assert image["Config"]["Labels"]["org.opencontainers.image.title"] == "kserve-llamacpp"
-    shell = [*PODMAN, "run", "--rm", *RUN, *LIMITS, "--entrypoint", "sh", IMAGE, "-c"]
-    for tool in COMPILERS:
-        assert not output(*shell, f"command -v {tool} || true"), f"{tool} is in the image"
-    assert not output(*shell, "find / -xdev -name '*.gguf' 2>/dev/null || true"), "a model is in the image"
-    variants = output(*shell, "find /opt -name 'libggml-cpu-*.so' | wc -l")
-    say(f"CPU variants: {variants}")
-    assert int(variants) >= 10
+    labels = image["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == "kserve-llamacpp"
+    assert re.fullmatch(r"unknown|[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
+    script = f"""
+        for tool in {" ".join(NOT_IN_THE_IMAGE)}; do command -v $tool; done
+        find / -xdev -name '*.gguf' -o -path '*/site-packages/pip' -o -path '/run/secrets/*' 2> /dev/null
+        echo variants: $(find /opt -name 'libggml-cpu-*.so' | wc -l)
+    """
+    *found, variants = output(
+        *PODMAN, "run", "--rm", *RUN, *LIMITS, "--entrypoint", "sh", IMAGE, "-c", script
+    ).splitlines()
+    assert not found, f"in the image: {found}"
+    say(f"CPU {variants}")
+    assert int(variants.split()[1]) >= 10
 
 
 def free_port() -> int:
@@ -128,98 +91,163 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(model: Path) -> Iterator[tuple[str, int, int]]:
-    """The image serving the model as KServe would; yields the container, its process and its port."""
+def serving(*options: str, arguments: tuple[str, ...] = ()) -> Iterator[Running]:
+    """The image with the runtime's arguments; `options` go to podman, `arguments` to the server."""
     port, grpc_port = free_port(), free_port()
+    runtime = yaml.safe_load((ROOT / "runtimes/kserve/base/runtime.yaml").read_text())
+    (container,) = runtime["spec"]["containers"]
+    given = [argument.replace("{{.Name}}", "chat") for argument in container["args"]]
+    given += ["--context_tokens=4096", f"--http_port={port}", f"--grpc_port={grpc_port}", *arguments]
     name = f"kserve-llamacpp-test-{os.getpid()}"
-    mount = f"{model}:/mnt/models/{model.name}:ro"
-    arguments = ["serve", "--model_dir=/mnt/models", "--model_name=chat", "--context_tokens=4096"]
-    arguments += [f"--http_port={port}", f"--grpc_port={grpc_port}"]
-    output(*PODMAN, "run", "--detach", "--name", name, *RUN, *LIMITS, "--volume", mount, IMAGE, *arguments)
+    output(*PODMAN, "run", "--detach", "--name", name, *RUN, *LIMITS, *options, IMAGE, *given)
     try:
         process = int(output(*PODMAN, "inspect", "--format", "{{.State.Pid}}", name))
-        wait_ready(name, port)
-        yield name, process, port
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as http:
+            wait_ready(name, http)
+            yield Running(name, process, http, grpc_port)
     finally:
-        subprocess.run([*PODMAN, "rm", "--force", "--time", "5", name], capture_output=True, check=False)
+        remove(name)
 
 
-def wait_ready(name: str, port: int) -> None:
+def remove(name: str) -> None:
+    subprocess.run([*PODMAN, "rm", "--force", "--time", "5", name], capture_output=True, check=False)
+
+
+def wait_ready(name: str, http: httpx.Client) -> None:
     started = time.monotonic()
     while time.monotonic() - started < READY_SECONDS:
         try:
-            status, _ = request(port, "GET", "/v2/models/chat/ready")
-        except OSError:
-            status = 0
-        if status == 200:
-            say(f"ready after {time.monotonic() - started:.1f} s")
-            return
+            if http.get("/v2/models/chat/ready").status_code == httpx.codes.OK:
+                say(f"ready after {time.monotonic() - started:.1f} s")
+                return
+        except httpx.TransportError:
+            pass
         time.sleep(0.1)
     logs = subprocess.run([*PODMAN, "logs", name], capture_output=True, text=True, check=False)
     sys.exit(f"not ready after {READY_SECONDS:.0f} s:\n{logs.stdout[-2000:]}{logs.stderr[-2000:]}")
 
 
-def request(port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    try:
-        data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {"content-type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-def check_confinement(process: int) -> None:
+def check_confinement(server: Running) -> None:
     """Not root, no capabilities, a root file system that can't be written."""
-    status = Path(f"/proc/{process}/status").read_text()
+    status = Path(f"/proc/{server.process}/status").read_text()
     assert re.search(r"^Uid:\s+1000\s", status, re.M), status
     assert re.search(r"^CapEff:\s+0+$", status, re.M), status
-    mounts = Path(f"/proc/{process}/mountinfo").read_text().splitlines()
+    mounts = Path(f"/proc/{server.process}/mountinfo").read_text().splitlines()
     (root,) = (fields for line in mounts if (fields := line.split())[4] == "/")
     assert "ro" in root[5].split(","), root
-    libraries = set(re.findall(r"libggml-cpu-\w+\.so", Path(f"/proc/{process}/maps").read_text()))
+    libraries = set(re.findall(r"libggml-cpu-\w+\.so", Path(f"/proc/{server.process}/maps").read_text()))
     say(f"CPU backend: {', '.join(sorted(libraries))}")
     assert len(libraries) == 1, "no CPU backend, or several"
 
 
-def chat(max_tokens: int, *, stream: bool) -> dict[str, object]:
-    messages = [{"role": "user", "content": "Count from one to one hundred."}]
-    return {
-        "model": "chat",
-        "messages": messages,
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "stream": stream,
-    }
+def check_probes(server: Running) -> None:
+    """The paths that the manifests probe and scrape."""
+    for path in ("/v2/models/chat/ready", "/v2/health/live", "/metrics"):
+        assert server.http.get(path).status_code == httpx.codes.OK, path
+    assert "kserve_llamacpp_build_info" in server.http.get("/metrics").text
 
 
-def check_completion(port: int) -> None:
-    status, body = request(port, "POST", "/v1/chat/completions", chat(16, stream=False))
-    assert status == 200, body
-    answer = json.loads(body)["choices"][0]["message"]["content"]
-    say(f"answer: {answer!r}")
-    assert answer.strip()
+def check_protocols(server: Running) -> None:
+    """OpenAI streamed, V1, V2 over REST and gRPC, each with an answer that is right."""
+    for protocol, ask in {"openai": ask_openai, "v1": ask_v1, "v2": ask_v2, "grpc": ask_grpc}.items():
+        text = ask(server)
+        say(f"{protocol}: {text!r}")
+        assert "Paris" in text, protocol
 
 
-def check_drain(name: str, process: int, port: int) -> None:
-    """SIGTERM during a stream: it is finished, then the process ends with status 0."""
-    answers: list[tuple[int, bytes]] = []
-    body = chat(200, stream=True)
-    client = threading.Thread(
-        target=lambda: answers.append(request(port, "POST", "/v1/chat/completions", body))
-    )
+def ask_openai(server: Running) -> str:
+    body = {"model": "chat", "messages": MESSAGES, "max_tokens": 16, "temperature": 0, "stream": True}
+    events = posted(server.http, "/v1/chat/completions", body).removesuffix("\n\n").split("\n\n")
+    assert events.pop() == "data: [DONE]"
+    chunks = [json.loads(event.removeprefix("data: "))["choices"][0]["delta"] for event in events]
+    assert len(chunks) > 4, "not streamed token by token"
+    return "".join(chunk.get("content") or "" for chunk in chunks)
+
+
+def ask_v1(server: Running) -> str:
+    body = {"instances": [{"messages": MESSAGES, "max_tokens": 16, "temperature": 0}]}
+    (prediction,) = json.loads(posted(server.http, "/v1/models/chat:predict", body))["predictions"]
+    return str(prediction["text"])
+
+
+def ask_v2(server: Running) -> str:
+    tensors = [
+        {"name": name, "shape": [1], "datatype": "BYTES", "data": [message["content"]]}
+        for name, message in zip(("system", "prompt"), MESSAGES, strict=True)
+    ]
+    body = {"inputs": tensors, "parameters": {"max_tokens": 16, "temperature": 0}}
+    outputs = json.loads(posted(server.http, "/v2/models/chat/infer", body))["outputs"]
+    return str(next(tensor["data"][0] for tensor in outputs if tensor["name"] == "text"))
+
+
+def ask_grpc(server: Running) -> str:
+    inputs = []
+    for name, message in zip(("system", "prompt"), MESSAGES, strict=True):
+        tensor = triton.InferInput(name, [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([message["content"].encode()], dtype=np.object_))
+        inputs.append(tensor)
+    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        answer = client.infer("chat", inputs, parameters={"max_tokens": 16, "temperature": 0})
+        return bytes(answer.as_numpy("text")[0]).decode()
+
+
+def posted(http: httpx.Client, path: str, body: dict[str, Any]) -> str:
+    response = http.post(path, json=body)
+    assert response.status_code == httpx.codes.OK, response.text
+    return response.text
+
+
+def check_drain(server: Running) -> None:
+    """SIGTERM during a stream: no new requests, the stream is finished, the process ends with status 0."""
+    tokens = 150
+    parameters = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    body = {"text_input": "Count from one to one hundred: one, two,", "parameters": parameters}
+    answers: list[str] = []
+    begun = threading.Event()
+
+    def read_stream() -> None:
+        with server.http.stream("POST", "/v2/models/chat/generate_stream", json=body) as response:
+            for line in response.iter_lines():
+                begun.set()
+                answers.append(line)
+
+    client = threading.Thread(target=read_stream)
     client.start()
-    time.sleep(1)
-    assert not answers, "the stream ended before the signal; take a slower model"
-    os.kill(process, signal.SIGTERM)
-    client.join(60)
-    ((status, body_sent),) = answers
-    assert status == 200
-    assert body_sent.rstrip().endswith(b"data: [DONE]"), body_sent[-300:]
-    exit_status = output(*PODMAN, "wait", name)
-    say(f"drained; exit status {exit_status}")
+    assert begun.wait(60), "no first token"
+    os.kill(server.process, signal.SIGTERM)
+    time.sleep(0.2)
+    seen = len(answers)
+    refused = httpx.get(f"{server.http.base_url}/v2/models/chat/ready")
+    client.join(120)
+    events = [json.loads(line.removeprefix("data: ")) for line in answers if line]
+    assert seen < len(answers), "the stream ended before the signal; take a slower model"
+    assert refused.status_code == httpx.codes.SERVICE_UNAVAILABLE, refused.status_code
+    assert not any("error" in event for event in events), events[-1]
+    assert len(events) > tokens * 0.9, f"{len(events)} events of {tokens} tokens"
+    exit_status = output(*PODMAN, "wait", server.name)
+    say(f"drained: {len(events) - seen} of {len(events)} events after SIGTERM; exit status {exit_status}")
     assert exit_status == "0"
+
+
+def check_modelcar(model: Path) -> None:
+    """A model from an image, the way KServe mounts it: a link to the sidecar's files through /proc.
+
+    The link comes after the server has started, which KServe announces by MODEL_INIT_MODE.
+    """
+    build_modelcar(model)
+    car = f"kserve-llamacpp-modelcar-{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix="kserve-llamacpp-mnt-") as shared:
+        os.chmod(shared, 0o777)
+        volume = ("--volume", f"{shared}:/mnt")
+        link = "sleep 8 && ln -sf /proc/$$/root/models /mnt/models && sleep infinity"
+        output(*PODMAN, "run", "--detach", "--name", car, *RUN, *LIMITS, *volume, MODELCAR, "sh", "-c", link)
+        try:
+            options = (*volume, "--pid", f"container:{car}", "--env", "MODEL_INIT_MODE=async")
+            with serving(*options) as server:
+                assert "Paris" in ask_openai(server)
+        finally:
+            remove(car)
+    say("a modelcar's model is served")
 
 
 def check_pod(model: Path) -> None:
@@ -229,8 +257,7 @@ def check_pod(model: Path) -> None:
     download is replaced by the file.
     """
     manifest = ROOT / "manifests/overlays/plain-deployment/workload/deployment.yaml"
-    deployment = yaml.safe_load(manifest.read_text())
-    spec = deployment["spec"]["template"]["spec"]
+    spec = yaml.safe_load(manifest.read_text())["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     port, grpc_port = free_port(), free_port()
     container["image"] = IMAGE
@@ -241,7 +268,7 @@ def check_pod(model: Path) -> None:
     del spec["topologySpreadConstraints"]
     with tempfile.TemporaryDirectory(prefix="kserve-llamacpp-pod-") as folder:
         scratch = Path(folder, "tmp")
-        scratch.mkdir(mode=0o777)
+        scratch.mkdir()
         scratch.chmod(0o777)
         paths = {"models": model.parent, "tmp": scratch}
         spec["volumes"] = [{"name": n, "hostPath": {"path": str(path)}} for n, path in paths.items()]
@@ -254,8 +281,9 @@ def check_pod(model: Path) -> None:
         os.environ["CONTAINERS_CONF"] = str(configuration)
         try:
             output(*PODMAN, "play", "kube", "--network", "host", manifest)
-            wait_ready("chat-chat", port)
-            check_completion(port)
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as http:
+                wait_ready("chat-chat", http)
+                assert "Paris" in ask_openai(Running("chat-chat", 0, http, grpc_port))
         finally:
             subprocess.run([*PODMAN, "play", "kube", "--down", manifest], capture_output=True, check=False)
             del os.environ["CONTAINERS_CONF"]
@@ -270,12 +298,14 @@ def main() -> None:
     model = arguments.model.resolve(strict=True)
     check_tools()
     if not arguments.no_build:
-        build()
+        build_image()
     check_contents()
-    with running(model) as (name, process, port):
-        check_confinement(process)
-        check_completion(port)
-        check_drain(name, process, port)
+    with serving("--volume", f"{model}:/mnt/models/{model.name}:ro") as server:
+        check_confinement(server)
+        check_probes(server)
+        check_protocols(server)
+        check_drain(server)
+    check_modelcar(model)
     check_pod(model)
     say("1 passed, 0 failed")
 
