@@ -85,7 +85,8 @@ RUN missing=""; \
     [ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"; \
     ldconfig -p | grep -q libgomp.so.1 || missing="$missing libgomp1"; \
     if [ -n "$missing" ]; then \
-        apt-get update && apt-get install --yes --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; \
+        apt-get update && apt-get install --yes --no-install-recommends $missing && \
+        rm -rf /var/lib/apt/lists/* /var/cache/apt/*; \
     fi
 COPY --from=build /opt/kserve-llamacpp /opt/kserve-llamacpp
 # /tmp is all that is written to, whoever the user is: OpenShift and KServe's modelcars choose their own.
