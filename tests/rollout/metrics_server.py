@@ -39,8 +39,7 @@ class Pod:
         self.metrics.read(self._stats)
 
     def _stats(self) -> EngineStats:
-        zeros: dict[str, Any] = dict.fromkeys(EngineStats.__dataclass_fields__, 0)
-        return EngineStats(**{**zeros, "waiting": self.waiting})
+        return EngineStats(waiting=self.waiting)
 
     def serve(
         self, count: int, *, first_token: float = 0.2, gap: float = 0.01, tokens: int = 10, queue: float = 0.0

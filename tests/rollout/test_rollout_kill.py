@@ -113,7 +113,7 @@ def writes(seen: Seen) -> bool:
 def every_write() -> Iterator[Any]:
     """Each write, carried out or not, then resumed or rolled back; the ones by default that differ most."""
     for number, done, resume in product(range(1, WRITES + 1), (True, False), (True, False)):
-        quick = number in (1, 2, WRITES - 1) and done is resume
+        quick = number in (2, WRITES - 1) and done and resume
         name = f"{'after' if done else 'before'}-{number}-{'resume' if resume else 'rollback'}"
         marks = () if quick else pytest.mark.slow
         yield pytest.param(number, done, resume, id=name, marks=marks)
@@ -143,9 +143,7 @@ def test_the_writes_are_all_there_are(bench: Bench, mode: str) -> None:
     assert done == WRITES
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 100))]
-)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 100))])
 def test_killed_at_random(bench: Bench, seed: int) -> None:
     """At any request, reads and reviews too, of a good canary or a bad one, then resumed or taken back."""
     chance = random.Random(seed)
@@ -157,6 +155,7 @@ def test_killed_at_random(bench: Bench, seed: int) -> None:
     assert_consistent(bench, before, go_on(bench, before, resume=resume))
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(bench: Bench, mode: str) -> None:
     """Each command gets a little further than the one before it."""
     bench.create(mode)
