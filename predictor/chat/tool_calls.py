@@ -102,6 +102,8 @@ class ToolCallReader:
         self._held = ""
         self._read = self._read_text
         self._scanner = _ObjectScanner()
+        # White space after a call belongs to neither it nor the next, unless a text has begun.
+        self._in_text = True
         self.calls = 0
 
     def push(self, text: str) -> list[Event]:
@@ -117,17 +119,18 @@ class ToolCallReader:
         """End the answer: what was held back for a marker or a call that never came."""
         text, self._held = self._held, ""
         if self._read == self._read_text:
-            return [Text(text)] if text and (text.strip() or not self.calls) else []
+            return [Text(text)] if text and (text.strip() or self._in_text) else []
         return [Text(CALL_START + text)] if self._read == self._read_head else []
 
     def _read_text(self, events: list[Event]) -> bool:
         before, marker, after = self._held.partition(CALL_START)
         keep = 0 if marker else overlap(before, CALL_START)
         text, rest = before[: len(before) - keep], before[len(before) - keep :]
-        if self.calls and not text.strip():  # White space between calls belongs to neither.
+        if not self._in_text and not text.strip():
             text, rest = ("", rest) if marker else ("", text + rest)
         if text:
             events.append(Text(text))
+            self._in_text = True
         self._held = after if marker else rest
         if marker:
             self._read = self._read_head
@@ -151,6 +154,7 @@ class ToolCallReader:
             return True
         events += [CallStarted(self.calls, call[0]), ArgumentsPart(self.calls, call[1])]
         self.calls += 1
+        self._in_text = False
         return True
 
     def _read_arguments(self, events: list[Event]) -> bool:
@@ -161,6 +165,7 @@ class ToolCallReader:
         if not self._scanner.is_done:
             return False
         self.calls += 1
+        self._in_text = False
         self._read = self._read_tail
         return True
 

