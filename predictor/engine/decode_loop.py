@@ -67,7 +67,7 @@ class DecodeLoop:
         }
         self._context = Context(model, layout.params, should_abort)
         self._batch = Batch(config.max_batch_tokens)
-        cache = make_kv_cache(model, config, layout)
+        cache = make_kv_cache(config, layout)
         host = HostCache(config.host_cache_bytes)
         self._cells = CellKeeper(self._context, cache, host)
         self._scheduler = Scheduler(
@@ -192,14 +192,12 @@ class DecodeLoop:
 
     def _observe_step(self, chunks: Collection[Chunk], seconds: float) -> None:
         decoding = sum(chunk.sequence.is_decoding for chunk in chunks)
-        if decoding < len(chunks):
-            prefilled = self._batch.size - decoding
-            self._pacer.observe(decode_tokens=decoding, prefill_tokens=prefilled, seconds=seconds)
-            self._prompt_tokens += prefilled
-        else:
-            self._pacer.observe(decode_tokens=decoding, prefill_tokens=0, seconds=seconds)
-            if self._speculator is not None:
-                self._speculator.observe(self._batch.size, seconds)
+        # Guesses are in the batch too, but only where nothing is prefilled.
+        prefilled = self._batch.size - decoding if decoding < len(chunks) else 0
+        self._pacer.observe(decode_tokens=decoding, prefill_tokens=prefilled, seconds=seconds)
+        self._prompt_tokens += prefilled
+        if self._speculator is not None and not prefilled:
+            self._speculator.observe(self._batch.size, seconds)
 
     def _advance(self, job: Job, index: int, draft: list[int]) -> int:
         """Sample a sequence's next token, and one more for every guess that it confirms.

@@ -46,7 +46,6 @@ class DraftModel:
         self._model = model
         self._context = Context(model, params, lambda: False)
         self._batch = Batch(params.batch_tokens)
-        self._batch_tokens = params.batch_tokens
         self._computed: dict[int, list[int]] = {}
 
     def propose(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
@@ -76,7 +75,7 @@ class DraftModel:
             self._context.remove(sequence_id, kept)
             del done[kept:]
         while len(done) < len(tokens) - 1:
-            part = tokens[len(done) : min(len(done) + self._batch_tokens, len(tokens) - 1)]
+            part = tokens[len(done) : min(len(done) + self._batch.capacity, len(tokens) - 1)]
             self._batch.clear()
             self._batch.add(part, len(done), sequence_id, logits=False)
             self._context.decode(self._batch)
@@ -85,15 +84,13 @@ class DraftModel:
     def _draft(self, sequences: list[Sequence], drafts: dict[Sequence, list[int]]) -> None:
         """One more token for each sequence."""
         self._batch.clear()
-        indexes = []
-        for sequence in sequences:
+        newest = {s: drafts[s][-1] if drafts[s] else s.tokens[-1] for s in sequences}
+        for sequence, token in newest.items():
             done = self._computed[sequence.sequence_id]
-            last = drafts[sequence][-1] if drafts[sequence] else sequence.tokens[-1]
-            indexes.append(self._batch.add([last], len(done), sequence.sequence_id, logits=True))
+            self._batch.add([token], len(done), sequence.sequence_id, logits=True)
         self._context.decode(self._batch)
-        for sequence, index in zip(sequences, indexes, strict=True):
-            last = drafts[sequence][-1] if drafts[sequence] else sequence.tokens[-1]
-            self._computed[sequence.sequence_id].append(last)
+        for index, (sequence, token) in enumerate(newest.items()):
+            self._computed[sequence.sequence_id].append(token)
             drafts[sequence].append(int(self._context.logits(index).argmax()))
 
     def _forget(self, sequence_ids: Iterable[int]) -> None:

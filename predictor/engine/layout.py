@@ -68,7 +68,7 @@ def plan_layout(model: Model, config: EngineConfig) -> Layout:
     return Layout(longest, params, reusable, whole_prompts)
 
 
-def make_kv_cache(model: Model, config: EngineConfig, layout: Layout) -> KVCache:
+def make_kv_cache(config: EngineConfig, layout: Layout) -> KVCache:
     """The bookkeeping for a layout."""
     save = config.host_cache_bytes > 0
     params = layout.params

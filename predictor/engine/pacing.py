@@ -49,14 +49,14 @@ class PrefillPacer:
             self._decode_seconds = _smooth(self._decode_seconds, seconds)
         elif prefill_tokens >= MEASURABLE_TOKENS:
             spent = seconds - (self._decode_seconds if decode_tokens else 0)
-            per_token = max(spent, seconds / 10) / prefill_tokens
-            self._learn(per_token)
+            self._learn(max(spent, seconds / 10) / prefill_tokens)
 
     def _learn(self, per_token: float) -> None:
         """A step that took longer than thought counts at once, unless it was an accident of the machine."""
         old = self._seconds_per_token
-        slower = min(per_token, MOST_GROWTH * old)
-        self._seconds_per_token = max(slower, _smooth(old, min(per_token, slower or per_token)))
+        if old:
+            per_token = min(per_token, MOST_GROWTH * old)
+        self._seconds_per_token = max(per_token, _smooth(old, per_token))
 
 
 def _smooth(old: float, new: float) -> float:
