@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from cache_scripts import scripts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -239,20 +240,8 @@ def test_common_prefix_agrees_with_a_plain_loop_over_block_edges() -> None:
         assert common_prefix(base, other) == length
 
 
-tokens = st.lists(st.integers(0, 2), min_size=1, max_size=12)
-actions = st.lists(
-    st.one_of(
-        st.tuples(st.just("start"), tokens, st.sampled_from([None, "a"])),
-        st.tuples(st.just("extend"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=3)),
-        st.tuples(st.just("finish"), st.integers(0, 9), st.booleans()),
-        st.tuples(st.just("restore"), st.integers(0, 9), st.integers(1, 20), st.booleans()),
-    ),
-    max_size=40,
-)
-
-
 @settings(max_examples=400, deadline=None)
-@given(actions, st.integers(8, 40), st.integers(1, 6), st.integers(0, 40))
+@given(scripts, st.integers(8, 40), st.integers(1, 6), st.integers(0, 40))
 def test_cells_tokens_and_counts_always_agree_with_llama_cpp(
     script: list[tuple[object, ...]], capacity: int, ids: int, max_retained: int
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from cache_scripts import scripts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,20 +150,8 @@ def test_a_saved_state_longer_than_a_slot_is_refused() -> None:
     assert Driver().cache.start_empty(SLOT_CELLS + 1) is None
 
 
-tokens = st.lists(st.integers(0, 2), min_size=1, max_size=12)
-actions = st.lists(
-    st.one_of(
-        st.tuples(st.just("start"), tokens, st.sampled_from([None, "a"])),
-        st.tuples(st.just("extend"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=3)),
-        st.tuples(st.just("finish"), st.integers(0, 9), st.booleans()),
-        st.tuples(st.just("restore"), st.integers(0, 9), st.integers(1, 20), st.booleans()),
-    ),
-    max_size=40,
-)
-
-
 @settings(max_examples=400, deadline=None)
-@given(actions, st.integers(1, 5))
+@given(scripts, st.integers(1, 5))
 def test_cells_and_tokens_always_agree_with_llama_cpp(script: list[tuple[object, ...]], slots: int) -> None:
     driver = Driver(slots)
     for action, *arguments in script:

@@ -11,7 +11,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -119,13 +119,8 @@ class Stage:
                     self._proxy.share(share)
                     self.shares.append(share)
 
-        thread = threading.Thread(target=follow)
-        thread.start()
-        try:
+        with beside(follow, stopped):
             yield
-        finally:
-            stopped.set()
-            thread.join()
 
     def roll_out(self, judging: Judging) -> Result:
         """Start a rollout with users, and wait for its end."""
@@ -209,6 +204,18 @@ def test_a_slow_canary_is_rolled_back_at_the_first_step(
 
 
 @contextmanager
+def beside(work: Callable[[], None], stopped: threading.Event) -> Iterator[None]:
+    """Run `work` in a thread, which ends when `stopped` is set."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@contextmanager
 def halting(server: Server) -> Iterator[None]:
     """Let a process run for only a quarter of the time, as on a machine that is far too small."""
     stopped = threading.Event()
@@ -219,10 +226,5 @@ def halting(server: Server) -> Iterator[None]:
             stopped.wait(1.5)
             server.process.send_signal(signal.SIGCONT)
 
-    thread = threading.Thread(target=halt)
-    thread.start()
-    try:
+    with beside(halt, stopped):
         yield
-    finally:
-        stopped.set()
-        thread.join()
