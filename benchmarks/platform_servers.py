@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,29 +26,9 @@ def kserve_server(model: Path, threads: int) -> OurServer:
     return OurServer(model, threads, name=KSERVE)
 
 
-@dataclass(frozen=True, slots=True)
-class RayServer:
-    """The application on a Ray cluster of its own; see `OurServer`.
-
-    Attributes:
-        threads: of each replica.
-        options: more options of the command.
-    """
-
-    model: Path
-    threads: int
-    name: str = RAY
-    options: Sequence[str] = ()
-    model_name: str = "benchmark"
-    ready_status: int = 200
-
-    @property
-    def ready_path(self) -> str:
-        return f"/v2/models/{self.model_name}/ready"
-
-    def command(self, port: int, setup: Setup) -> list[str]:
-        ours = OurServer(self.model, self.threads).command(port, setup)
-        return [*ours, "--platform", "ray", "--log-level", "warning", *self.options]
+def ray_server(model: Path, threads: int, name: str = RAY, options: Sequence[str] = ()) -> OurServer:
+    """The application on a Ray cluster of its own, with so many threads for each replica."""
+    return OurServer(model, threads, name, ("--platform", "ray", "--log-level", "warning", *options))
 
 
 def bare_engine(
@@ -61,6 +40,7 @@ def bare_engine(
         threads=threads,
         max_sequences=setup.sequences,
         context_tokens=setup.context_tokens,
+        max_sequence_tokens=setup.sequence_tokens,
     )
     engine = Engine(plan_startup(settings).engine)
     try:

@@ -21,7 +21,7 @@ from benchmarks.measure import Metric, run_to_end
 from benchmarks.platform_operations import CRASH, CRASH_METRICS, SWITCH, SWITCH_METRICS
 from benchmarks.platform_operations import measure as measure_operations
 from benchmarks.platform_scenarios import CLOSED, OPEN, PREFIX, WithBareEngine
-from benchmarks.platform_servers import RayServer, kserve_server
+from benchmarks.platform_servers import kserve_server, ray_server
 from benchmarks.results import Measurement, Run
 from benchmarks.scenarios import ServingScenario
 from benchmarks.servers import Server
@@ -78,7 +78,7 @@ def _former(results: Path, model: Path) -> Run:
 
 
 async def _measure(part: str, model: Path, threads: int, rounds: int) -> list[Measurement]:
-    servers: list[Server] = [kserve_server(model, threads), RayServer(model, threads)]
+    servers: list[Server] = [kserve_server(model, threads), ray_server(model, threads)]
     if part == "operations":
         return await measure_operations(model, threads)
     if part == "start":
@@ -89,7 +89,7 @@ async def _measure(part: str, model: Path, threads: int, rounds: int) -> list[Me
     if part == "prefix":
         options = ("--replicas", "2", "--routing")
         servers = [
-            RayServer(model, 1, f"routing by {routing}", (*options, routing))
+            ray_server(model, 1, f"routing by {routing}", (*options, routing))
             for routing in ("load", "prefix")
         ]
         return [measurement async for measurement in PREFIX.measure(servers, 1)]

@@ -41,6 +41,11 @@ class Setup:
     llama_server_flags: Sequence[str] = ()
     our_flags: Sequence[str] = ()
 
+    @property
+    def sequence_tokens(self) -> int:
+        """Each sequence's part of the cells."""
+        return self.context_tokens // self.sequences
+
 
 class Server(Protocol):
     """How to start one server."""
@@ -72,11 +77,16 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OurServer:
-    """`kserve-llamacpp serve`, as installed beside this Python."""
+    """`kserve-llamacpp serve`, as installed beside this Python.
+
+    Attributes:
+        options: more options of the command.
+    """
 
     model: Path
     threads: int
     name: str = OURS
+    options: Sequence[str] = ()
     model_name: str = "benchmark"
     ready_status: int = 200
 
@@ -92,7 +102,7 @@ class OurServer:
             "--threads": self.threads,
             "--max-sequences": setup.sequences,
             "--context-tokens": setup.context_tokens,
-            "--max-sequence-tokens": setup.context_tokens // setup.sequences,
+            "--max-sequence-tokens": setup.sequence_tokens,
         }
         arguments = [str(part) for option in options.items() for part in option]
         return [
@@ -101,6 +111,7 @@ class OurServer:
             str(self.model),
             *arguments,
             *setup.our_flags,
+            *self.options,
         ]
 
 
