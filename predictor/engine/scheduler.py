@@ -242,18 +242,29 @@ def _share(budget: int, sequences: list[Sequence]) -> list[Chunk]:
     """Divide a budget among prefilling sequences.
 
     The longest-running one gets at least half, so that it always gets on; the rest goes to the shortest
-    first, so that a short prompt doesn't wait behind a long one.
+    first, so that a short prompt doesn't wait behind a long one. A sequence ages by the tokens of those that
+    pass it, so that later ones together delay it by about its own length and no more.
     """
     if not sequences:
         return []
-    parts = {id(sequences[0]): min(sequences[0].num_missing, (budget + 1) // 2)}
-    left = budget - parts[id(sequences[0])]
-    for sequence in sorted(sequences, key=lambda s: s.num_missing):
-        had = parts.get(id(sequence), 0)
-        more = min(sequence.num_missing - had, left)
-        parts[id(sequence)] = had + more
+    parts = dict.fromkeys(sequences, 0)
+    parts[sequences[0]] = min(sequences[0].num_missing, (budget + 1) // 2)
+    left = budget - parts[sequences[0]]
+    for sequence in sorted(sequences, key=lambda s: s.num_missing - s.passed_by):
+        more = min(sequence.num_missing - parts[sequence], left)
+        parts[sequence] += more
         left -= more
-    return [Chunk(s, s.num_computed, s.num_computed + parts[id(s)]) for s in sequences if parts[id(s)] > 0]
+    _age(parts)
+    return [Chunk(s, s.num_computed, s.num_computed + part) for s, part in parts.items() if part > 0]
+
+
+def _age(parts: dict[Sequence, int]) -> None:
+    """Count what later sequences get against those that still wait; `parts` is in order of admission."""
+    given_later = 0
+    for sequence, part in reversed(parts.items()):
+        if part < sequence.num_missing:
+            sequence.passed_by += given_later
+        given_later += part
 
 
 def _share_whole(budget: int, sequences: list[Sequence]) -> list[Chunk]:

@@ -27,6 +27,7 @@ class Sequence:
         sequence_id: llama.cpp's id while running, -1 otherwise.
         cached_tokens: prompt tokens taken over from the prefix cache at the first admission.
         admitted_size: number of tokens at the last admission.
+        passed_by: prompt tokens computed for sequences admitted later while this one's prompt had to wait.
         draft_hit_rate: how likely the next guess of speculative decoding is right; None before the first.
         arrived, admitted, first_token, last_token: seconds of the monotonic clock; 0 means not yet.
         context: the caller's context variables, for logs and traces.
@@ -39,6 +40,7 @@ class Sequence:
     sequence_id: int = -1
     cached_tokens: int = 0
     admitted_size: int = 0
+    passed_by: int = 0
     preemptions: int = 0
     draft_hit_rate: float | None = None
     arrived: float = field(default_factory=time.monotonic)

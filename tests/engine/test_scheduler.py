@@ -126,6 +126,21 @@ def test_the_longest_running_prefill_always_gets_half() -> None:
     assert sum(sizes(chunks)) == 20
 
 
+def test_a_prompt_that_others_pass_ages_until_it_gets_its_turn() -> None:
+    subject = scheduler(capacity=10_000, batch=20)
+    subject.add(sequence(list(range(1000, 1900))))
+    step(subject)
+    second = sequence(list(range(2000, 2060)))
+    subject.add(second)
+    passed_it = 0
+    while second.num_computed == 0:
+        subject.add(sequence(list(range(passed_it, passed_it + 10)), max_tokens=1))
+        chunks = step(subject)
+        passed_it += sum(c.end - c.start for c in chunks if c.sequence.admitted > second.admitted)
+        assert passed_it <= 70, "later prompts delay one by about its own length"
+    assert passed_it >= 40, "short prompts pass a longer one at first"
+
+
 def test_admission_goes_by_cells_not_by_slots() -> None:
     subject = scheduler(capacity=100)
     for start in (0, 100, 200):
