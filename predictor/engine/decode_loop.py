@@ -178,6 +178,8 @@ class DecodeLoop:
         self._scheduler.commit(chunks)
         for job, index in outputs:
             self._generated_tokens += self._advance(job, index, drafts.get(job.sequence, []))
+        # What ended in this step may be saved for the requests of the next.
+        self._cells.carry_out()
         self._steps += 1
         self._decode_seconds += seconds
         self._step_seconds += time.perf_counter() - started

@@ -14,6 +14,7 @@ from near_ties import agree
 
 from predictor.engine import sequence
 from predictor.engine.engine import Engine
+from predictor.engine.layout import RETAINED_CELLS
 from predictor.engine.prefix_store import PrefixStore
 from predictor.engine.request import FinishReason, Request, SamplingParams
 from predictor.engine.vocabulary import Vocabulary
@@ -197,6 +198,17 @@ async def test_a_prefix_that_lost_its_cells_comes_back_from_memory(make_engine: 
     assert engine.stats().prompt_tokens - before <= 2
     assert again.text == first.text
     assert "three" in again.text.lower()
+
+
+async def test_a_prefix_evicted_as_its_last_sequence_ends_is_there_for_the_next(
+    make_engine: MakeEngine,
+) -> None:
+    engine = make_engine()
+    prompt = tuple(range(1000, 1000 + RETAINED_CELLS + 100))
+    one_token = SamplingParams(temperature=0.0, max_tokens=1)
+    await complete(engine, Request("first", prompt, one_token))
+    [again] = await complete(engine, Request("again", (*prompt, 5), one_token))
+    assert again.cached_tokens == len(prompt)
 
 
 async def test_one_system_prompt_is_saved_once_however_many_ask_under_it(make_engine: MakeEngine) -> None:
