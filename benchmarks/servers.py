@@ -34,12 +34,14 @@ class Setup:
         context_tokens: KV cache cells for all of them together; each gets an equal part.
         llama_server_flags: its fastest here, found with `benchmarks.llama_server_flags`.
         our_flags: more options of our server.
+        own_cells: whether our server gives each sequence cells of its own rather than one pool to all.
     """
 
     sequences: int
     context_tokens: int
     llama_server_flags: Sequence[str] = ()
     our_flags: Sequence[str] = ()
+    own_cells: bool = True
 
     @property
     def sequence_tokens(self) -> int:
@@ -102,8 +104,9 @@ class OurServer:
             "--threads": self.threads,
             "--max-sequences": setup.sequences,
             "--context-tokens": setup.context_tokens,
-            "--max-sequence-tokens": setup.sequence_tokens,
         }
+        if setup.own_cells:
+            options["--max-sequence-tokens"] = setup.sequence_tokens
         arguments = [str(part) for option in options.items() for part in option]
         return [
             str(Path(sys.executable).with_name("kserve-llamacpp")),
