@@ -32,7 +32,7 @@ class BackgroundLoad:
 
     Args:
         plan: what to load; loading begins at once.
-        times: gets the part `load`.
+        times: gets the parts `load` and `warm_up`.
     """
 
     def __init__(self, plan: StartupPlan, times: StartupTimes) -> None:
@@ -89,6 +89,7 @@ class BackgroundLoad:
         from predictor.telemetry.metrics import ModelInfo, register_start
 
         self._times.finish()
+        logger.info("started: %s", self._times)
         engine, report = self._engine.result(), report_format(self._plan.parts, is_repacked)
         info = ModelInfo(self.name, report.quantisation, engine.context_tokens, report.repacked_share)
         register_start(info, self._times.parts, self._metrics)
@@ -151,11 +152,13 @@ class BackgroundLoad:
             self._counters.set_result(metrics)
             with self._times.measure("load"):
                 engine = Engine(self._plan.engine, ServingObserver(metrics, self._tracer()))
+            self._times.split("load", "warm_up", engine.warm_up_seconds)
             metrics.read(engine.stats, max_adapters=len(self.adapters))
         except BaseException as error:
             if not self._counters.done():
                 self._counters.set_exception(error)
             self._engine.set_exception(error)
             return
-        logger.info("loaded and warm after %.2f s", self._times.parts["load"])
+        parts = self._times.parts
+        logger.info("loaded and warm after %.2f s", parts["load"] + parts["warm_up"])
         self._engine.set_result(engine)

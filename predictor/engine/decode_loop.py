@@ -43,6 +43,9 @@ class DecodeLoop:
         on_end: called when a job has ended, whatever way.
         observer: told of tokens and ends.
 
+    Attributes:
+        warm_up_seconds: what the first decode, before any request, took.
+
     Raises:
         ModelLoadError: llama.cpp can't make the context.
     """
@@ -88,7 +91,9 @@ class DecodeLoop:
         self._generator = make_output(model, self._context, self._outbox, observer, self._forget)
         self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._decode_seconds = self._step_seconds = 0.0
+        started = time.perf_counter()
         self._context.warm_up(model.end_tokens[0] if model.end_tokens else 0, self._batch)
+        self.warm_up_seconds = time.perf_counter() - started
 
     @property
     def has_work(self) -> bool:

@@ -87,6 +87,11 @@ class Engine:
         self._thread.start()
 
     @property
+    def warm_up_seconds(self) -> float:
+        """The part of the constructor's time that the first decode took."""
+        return self._loop.warm_up_seconds
+
+    @property
     def context_tokens(self) -> int:
         """Tokens that fit into the KV cache."""
         return self._loop.context_tokens

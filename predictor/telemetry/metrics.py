@@ -192,7 +192,7 @@ def register_start(
         metric = Gauge(PREFIX + name, text, ["model_name", *labels], registry=registry)
         metric.labels(model.name, *labels.values()).set(value)
 
-    gauge("model_load_seconds", "Loading the model and warming it up.", parts["load"])
+    gauge("model_load_seconds", "Loading the model and warming it up.", parts["load"] + parts["warm_up"])
     startup = Gauge(
         PREFIX + "startup_seconds", "Parts of the start.", ["model_name", "part"], registry=registry
     )

@@ -32,6 +32,14 @@ class StartupTimes:
         yield
         self.parts[part] = time.perf_counter() - started
 
+    def split(self, part: str, end: str, seconds: float) -> None:
+        """Count the last seconds of a part as a part of their own."""
+        self.parts[part] -= seconds
+        self.parts[end] = seconds
+
+    def __str__(self) -> str:
+        return ", ".join(f"{part} {seconds:.2f} s" for part, seconds in self.parts.items())
+
     def finish(self) -> None:
         """Add `total`, the time since the process began."""
         self.parts["total"] = time.perf_counter() - self._began

@@ -23,6 +23,16 @@ def test_the_time_before_counts_from_the_process_start() -> None:
     assert 0.5 <= python <= total <= took + 0.01  # the kernel counts in hundredths
 
 
+def test_the_end_of_a_part_can_be_told_apart() -> None:
+    times = StartupTimes()
+    with times.measure("load"):
+        time.sleep(0.3)
+    whole = times.parts["load"]
+    times.split("load", "warm_up", 0.1)
+    assert (times.parts["load"] + 0.1, times.parts["warm_up"]) == (whole, 0.1)
+    assert str(times).endswith(f"load {whole - 0.1:.2f} s, warm_up 0.10 s")
+
+
 def test_parts_on_two_threads_may_overlap() -> None:
     times = StartupTimes()
     before = time.perf_counter()
