@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -191,7 +192,8 @@ class Context(Owner):
     def save(self, sequence_id: int) -> npt.NDArray[np.uint8]:
         """A copy of a sequence's cells in llama.cpp's own format."""
         size = lib.llama_state_seq_get_size(self.handle, sequence_id)
-        state = np.empty(size, np.uint8)
+        # Pages of its own: freed states of many sizes would leave holes of tens of MiB in malloc's memory.
+        state = np.frombuffer(mmap(-1, max(size, 1), MAP_PRIVATE | MAP_ANONYMOUS), np.uint8)
         written = lib.llama_state_seq_get_data(
             self.handle, pointer_to(state, ctypes.c_uint8), size, sequence_id
         )
