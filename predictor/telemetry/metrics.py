@@ -136,6 +136,9 @@ class EngineStatsCollector(Collector):
         yield self._gauge(
             "kv_cache_usage_perc", "Share of the KV cache that running requests use, 0 to 1.", usage
         )
+        yield self._gauge(
+            "prefix_cache_host_bytes", "Memory of prefixes kept beside the KV cache.", stats.host_cache_bytes
+        )
         yield self._counter("generation_tokens", "Tokens sampled.", stats.generated_tokens)
         yield self._counter(
             "prefix_cache_queries", "Tokens looked up in the prefix cache.", stats.prefix_queried_tokens
