@@ -194,7 +194,7 @@ def test_fuzzed_grpc(server: Server, record: Any) -> None:
         with grpc.insecure_channel(server.grpc_url) as channel:
             call = channel.unary_unary(SERVICE + chance.choice(methods))
             try:
-                call(bytes(data), timeout=60)
+                call(bytes(data), timeout=300)
             except grpc.RpcError as error:
                 return str(error.code().name)
         return "OK"

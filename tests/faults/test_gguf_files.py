@@ -147,7 +147,7 @@ def test_llama_cpp_on_damaged_models(model_path: Path, tmp_path: Path, record: A
             [sys.executable, "-c", LOAD, str(damaged)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         assert result.returncode <= 0, result.stderr[-800:]

@@ -46,7 +46,7 @@ def _try(operation: Any, server: Server, counts: Counter[int]) -> None:
                 for name in ("model", "model_name"):
                     if isinstance(place, dict) and name in place:
                         place[name] = server.model_name
-        response = case.call(timeout=120)
+        response = case.call(timeout=300)
         counts[response.status_code] += 1
         if response.status_code not in (501, 503):
             case.validate_response(response, checks=[schemathesis.checks.not_a_server_error])

@@ -9,28 +9,54 @@ import os
 import random
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
 import pytest
 from calls import ask, metric, resident_mib, wait_until_idle
 from canaries import Canaries
-from server_process import running_server
+from server_process import Server, running_server
 from test_clients import leave
 
 MINUTES = float(os.environ.get("KSERVE_LLAMACPP_SOAK_MINUTES", "30"))
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(MINUTES * 60 + 900)]
 
 CLIENTS = 6
-SAMPLES = 40
-MAX_GROWTH_MIB = 40
+SAMPLES = 60
+PREFIX_CACHE_MIB = 64
+MAX_GROWTH_MIB = 12
+
+
+@dataclass(frozen=True)
+class Memory:
+    """MiB of the server's process at one moment.
+
+    Attributes:
+        resident: all of it.
+        prefixes: what the prefix cache takes of it, by the server's own metric. It grows to its limit, and
+            shrinks when one long prefix takes the place of several.
+    """
+
+    resident: float
+    prefixes: float
+
+    @classmethod
+    def of(cls, server: Server) -> Memory:
+        return cls(resident_mib(server), metric(server, "prefix_cache_host_bytes") / 2**20)
+
+    @property
+    def rest(self) -> float:
+        """What nothing may make grow."""
+        return self.resident - self.prefixes
 
 
 def test_a_long_soak(model_path: Path, tmp_path: Path, record: Any) -> None:
     folder = str(tmp_path / "prefixes")
-    # A cache so small that it is full within the first third: what grows after that is no cache.
-    options = ("--prefix-cache-mib", "8", "--prefix-cache-dir", folder, "--prefix-cache-dir-mib", "64")
+    cache = ("--prefix-cache-mib", str(PREFIX_CACHE_MIB))
+    options = (*cache, "--prefix-cache-dir", folder, "--prefix-cache-dir-mib", "64")
     with running_server(model_path, tmp_path / "log", *options) as server:
         canaries, failures, disconnects = Canaries(), [], [0]
         end = time.monotonic() + MINUTES * 60
@@ -43,7 +69,7 @@ def test_a_long_soak(model_path: Path, tmp_path: Path, record: Any) -> None:
                         leave(server, chance.randrange(2**31))
                         disconnects[0] += 1
                     elif chance.random() < 0.1:
-                        httpx.post(f"{server.http_url}/v1/completions", content=b"{", timeout=120)
+                        httpx.post(f"{server.http_url}/v1/completions", content=b"{", timeout=600)
                     else:
                         ask(server, canaries, chance.choice([4, 12, 60]))
                 except Exception as error:
@@ -52,12 +78,10 @@ def test_a_long_soak(model_path: Path, tmp_path: Path, record: Any) -> None:
         threads = [threading.Thread(target=client, args=(seed,)) for seed in range(CLIENTS)]
         for thread in threads:
             thread.start()
-        memory = []
+        samples = []
         while any(thread.is_alive() for thread in threads):
-            memory.append(resident_mib(server))
+            samples.append(Memory.of(server))
             threads[0].join(MINUTES * 60 / SAMPLES)
-            if not threads[0].is_alive():
-                break
         for thread in threads:
             thread.join(300)
         wait_until_idle(server)
@@ -65,14 +89,19 @@ def test_a_long_soak(model_path: Path, tmp_path: Path, record: Any) -> None:
         canaries.assert_own()
         assert "Traceback" not in server.log.read_text()
         tokens = metric(server, "generation_tokens_total")
-    settled, last = memory[len(memory) // 3 :], memory[-1]
-    assert last - settled[0] < MAX_GROWTH_MIB, memory
+    quarter = len(samples) // 4
+    before = median(sample.rest for sample in samples[quarter : 2 * quarter])
+    after = median(sample.rest for sample in samples[-quarter:])
+    assert after - before < MAX_GROWTH_MIB, samples
+    assert max(sample.prefixes for sample in samples) <= PREFIX_CACHE_MIB
+    last = samples[-1]
     record(
         f"Soak of {MINUTES:g} minutes",
         canaries.checked + disconnects[0],
         canaries.checked + disconnects[0],
         0,
         f"{canaries.checked} answers ({tokens:.0f} tokens), {disconnects[0]} disconnects, no failure, "
-        f"no foreign word; memory {memory[0]:.0f} MiB at first, {settled[0]:.0f} after a third, "
-        f"{last:.0f} at the end",
+        f"no foreign word; memory {samples[0].resident:.0f} MiB at first, {last.resident:.0f} at the end, of "
+        f"which {last.prefixes:.0f} prefixes; the rest went from {before:.0f} MiB in the second quarter to "
+        f"{after:.0f} in the last",
     )
