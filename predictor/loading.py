@@ -151,8 +151,11 @@ class BackgroundLoad:
             metrics = EngineMetrics(self.name, self._metrics)
             self._counters.set_result(metrics)
             with self._times.measure("load"):
-                engine = Engine(self._plan.engine, ServingObserver(metrics, self._tracer()))
+                observer = ServingObserver(metrics, self._tracer())
+                engine = Engine(self._plan.engine, observer)
             self._times.split("load", "warm_up", engine.warm_up_seconds)
+            if self._plan.log_text:
+                observer.log_text(engine.model.piece)
             metrics.read(engine.stats, max_adapters=len(self.adapters))
         except BaseException as error:
             if not self._counters.done():

@@ -6,6 +6,7 @@ import atexit
 import json
 import logging
 import logging.config
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from logging.handlers import QueueHandler, QueueListener
@@ -18,6 +19,7 @@ from predictor.settings import Settings
 # By name, since kserve isn't imported yet.
 # gRPC logs bytes that are no message as its own DecodeError.
 _CLIENT_ERRORS = {"DecodeError", "InvalidInput", "ModelNotFound", "ModelNotReady", "ServerNotReady"}
+_PLAIN = re.compile(r"[!-~]+")
 
 
 def configure_logging(settings: Settings) -> None:
@@ -107,12 +109,18 @@ class ClientErrorFilter(logging.Filter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line of text; the fields of the record follow its message as `name=value`."""
+    """A line of text; the fields of the record follow its message as `name=value`.
+
+    A text with anything but visible ASCII in it is quoted as in JSON, so that nobody's text makes lines.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """The line without the traceback."""
         return " ".join(
-            [super().formatMessage(record), *(f"{name}={value}" for name, value in _fields(record).items())]
+            [
+                super().formatMessage(record),
+                *(f"{name}={_quoted(value)}" for name, value in _fields(record).items()),
+            ]
         )
 
 
@@ -131,6 +139,10 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def _quoted(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, str) and not _PLAIN.fullmatch(value) else value
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -294,6 +294,11 @@ class Settings(BaseSettings):
         Field(description="One line of text or one JSON object per message."),
         Shown(LOGGING, "text|json"),
     ] = "text"
+    log_text: Annotated[
+        bool,
+        Field(description="Log what prompts and answers say, with the line of each request that has ended."),
+        Shown(LOGGING, ""),
+    ] = False
     log_llama: Annotated[bool, Field(description="Log llama.cpp's own messages too."), Shown(LOGGING, "")] = (
         False
     )

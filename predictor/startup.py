@@ -43,6 +43,7 @@ class StartupPlan:
         parts: headers of the model, the first part first.
         traces_endpoint: where spans are sent, None for nowhere.
         certificate: for TLS, None for none.
+        log_text: whether logs may hold the text of prompts and answers.
     """
 
     name: str
@@ -51,6 +52,7 @@ class StartupPlan:
     parts: tuple[GgufHeader, ...]
     traces_endpoint: str | None
     certificate: CertificateFiles | None
+    log_text: bool
 
 
 def plan_startup(settings: Settings) -> StartupPlan:
@@ -113,6 +115,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         tuple(parts),
         settings.otlp_traces_endpoint,
         certificate,
+        settings.log_text,
     )
 
 

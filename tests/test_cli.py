@@ -93,6 +93,7 @@ VALUES = {
     "draft_ngrams": "true",
     "ui": "true",
     "log_llama": "true",
+    "log_text": "true",
     "flash_attention": "on",
     "kv_cache_type": "q8_0",
     "log_level": "error",

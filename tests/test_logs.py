@@ -50,6 +50,14 @@ def test_text_lines_end_with_the_fields() -> None:
     assert line.endswith("WARNING predictor.something: done part=1 of=two")
 
 
+def test_no_value_makes_a_line_of_its_own() -> None:
+    value = "a b\nERROR   predictor: made up \u2028 \x1b[31m"
+    (line,) = lines(f'logger.warning("x", extra={{"fields": {{"path": {value!r}}}}})')
+    assert json.loads(line.partition("path=")[2]) == value
+    assert line.isascii()
+    assert line.isprintable()
+
+
 def test_lines_show_the_id_of_the_request_being_handled() -> None:
     code = """
 current = ContextVar("current", default=None)

@@ -1,8 +1,9 @@
-"""One log line per request that has ended, without any text of prompts and answers."""
+"""One log line per request that has ended."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from predictor.telemetry.finished import FinishedRequest
 
@@ -10,8 +11,8 @@ from predictor.telemetry.finished import FinishedRequest
 logger = logging.getLogger("predictor.requests")
 
 
-def log_finished(request: FinishedRequest) -> None:
-    """Log the end of a request at level info."""
+def log_finished(request: FinishedRequest, text: Mapping[str, str]) -> None:
+    """Log the end of a request at level info, with `text` of its prompt and answer where that is wanted."""
     if not logger.isEnabledFor(logging.INFO):
         return
     fields: dict[str, str | int | float] = {
@@ -28,4 +29,4 @@ def log_finished(request: FinishedRequest) -> None:
         fields["adapter"] = request.adapter
     if request.time_to_first_token is not None:
         fields["time_to_first_token_seconds"] = round(request.time_to_first_token, 4)
-    logger.info("request finished", extra={"fields": fields})
+    logger.info("request finished", extra={"fields": {**fields, **text}})

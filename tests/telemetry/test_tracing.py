@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
 import time
@@ -38,7 +39,8 @@ def traced_server(
     model_path: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("traced") / "log"
-    with running_server(model_path, log, "--otlp-traces-endpoint", collector.url, *NARROW) as server:
+    options = ("--otlp-traces-endpoint", collector.url, "--log-text", "--log-format", "json", *NARROW)
+    with running_server(model_path, log, *options) as server:
         yield server
 
 
@@ -148,6 +150,21 @@ def test_a_client_that_leaves_gives_the_phases_it_got_to(traced_server: Server, 
     assert attributes(spans[ROOT])["gen_ai.response.finish_reasons"] == ["abort"]
     assert spans[ROOT].status.code == Status.STATUS_CODE_UNSET
     assert spans["queue"].end_time_unix_nano - spans["queue"].start_time_unix_nano > 0.2e9
+
+
+def test_text_is_logged_where_it_is_asked_for_and_never_traced(
+    traced_server: Server, collector: Collector
+) -> None:
+    caller, prompt = Caller(), 'Héliotrope\n"sea"'
+    headers = {**caller.headers, "x-request-id": "with-text"}
+    body = completion(traced_server, 3, prompt=prompt)
+    answer = post(traced_server, "/v1/completions", body, headers).json()["choices"][0]["text"]
+    collector.trace(caller.trace_id, 4)  # logged before
+    lines = [json.loads(line) for line in traced_server.log.read_text().splitlines()]
+    (line,) = [line for line in lines if line.get("request_id") == "with-text"]
+    assert (line["prompt"], line["answer"]) == (prompt, answer)
+    assert answer
+    assert not [span for span in collector.spans if "liotrope" in str(span)]
 
 
 def test_a_request_without_a_caller_has_a_trace_of_its_own_and_an_unsampled_one_none(
