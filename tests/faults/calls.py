@@ -15,6 +15,9 @@ import psutil
 from canaries import Canaries
 from server_process import Server
 
+PATIENCE = 1200.0
+"""Seconds after which something counts as hung. A busy machine may stand still for minutes."""
+
 
 def post_bytes(path: str, body: Any, **headers: str) -> bytes:
     """A whole HTTP/1.1 request."""
@@ -29,7 +32,7 @@ def connect(server: Server, *, receive_buffer: int | None = None) -> socket.sock
     connection = socket.socket()
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.settimeout(300)
+    connection.settimeout(PATIENCE)
     connection.connect((host, int(port)))
     return connection
 
@@ -38,7 +41,7 @@ def ask(server: Server, canaries: Canaries, tokens: int = 12, lead: str = "") ->
     """One greedy completion of `lead` and a canary, checked."""
     word, prompt = canaries.prompt()
     body = {"model": "smol", "prompt": lead + prompt, "max_tokens": tokens, "temperature": 0}
-    answer = httpx.post(f"{server.http_url}/v1/completions", json=body, timeout=600)
+    answer = httpx.post(f"{server.http_url}/v1/completions", json=body, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     canaries.check(word, answer.json()["choices"][0]["text"])
 
@@ -70,12 +73,12 @@ def bystanders(server: Server, count: int = 2) -> Iterator[Canaries]:
 
 def metric(server: Server, name: str) -> float:
     """The sum of a metric's series."""
-    text = httpx.get(f"{server.http_url}/metrics", timeout=300).text
+    text = httpx.get(f"{server.http_url}/metrics", timeout=PATIENCE).text
     lines = [line for line in text.splitlines() if line.startswith(f"kserve_llamacpp_{name}{{")]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
-def wait_until_idle(server: Server, seconds: float = 300) -> None:
+def wait_until_idle(server: Server, seconds: float = PATIENCE) -> None:
     """Wait until nothing runs or waits."""
     deadline = time.monotonic() + seconds
     while metric(server, "num_requests_running") + metric(server, "num_requests_waiting"):

@@ -15,13 +15,13 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from calls import ask, bystanders, connect, metric, post_bytes, resident_mib, wait_until_idle
+from calls import PATIENCE, ask, bystanders, connect, metric, post_bytes, resident_mib, wait_until_idle
 from canaries import Canaries
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from server_process import Server, running_server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * PATIENCE)]
 
 DISCONNECTS = 1000
 FUZZED = 400
@@ -194,7 +194,7 @@ def test_fuzzed_grpc(server: Server, record: Any) -> None:
         with grpc.insecure_channel(server.grpc_url) as channel:
             call = channel.unary_unary(SERVICE + chance.choice(methods))
             try:
-                call(bytes(data), timeout=300)
+                call(bytes(data), timeout=PATIENCE)
             except grpc.RpcError as error:
                 return str(error.code().name)
         return "OK"
@@ -224,7 +224,7 @@ def test_the_kv_cache_runs_full(model_path: Path, tmp_path: Path, record: Any) -
                 "ignore_eos": True,
                 "temperature": 0,
             }
-            answer = httpx.post(f"{server.http_url}/v1/completions", json=body, timeout=900).json()
+            answer = httpx.post(f"{server.http_url}/v1/completions", json=body, timeout=PATIENCE).json()
             canaries.check(word, answer["choices"][0]["text"])
             return int(answer["usage"]["completion_tokens"])
 

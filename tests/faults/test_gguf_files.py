@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import PATIENCE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_gguf import TINY, Tensor, string, tiny_gguf
@@ -20,7 +21,7 @@ from tiny_gguf import TINY, Tensor, string, tiny_gguf
 from predictor.errors import ModelLoadError
 from predictor.gguf_split import read_parts
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * PATIENCE)]
 
 HYPOTHESIS_EXAMPLES = 1000
 DAMAGED_MODELS = 60
@@ -147,7 +148,7 @@ def test_llama_cpp_on_damaged_models(model_path: Path, tmp_path: Path, record: A
             [sys.executable, "-c", LOAD, str(damaged)],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
             check=False,
         )
         assert result.returncode <= 0, result.stderr[-800:]

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from calls import ask, wait_until_idle
+from calls import PATIENCE, ask, wait_until_idle
 from canaries import Canaries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ from server_process import Server, running_server
 
 schemathesis = pytest.importorskip("schemathesis", reason="`make test-faults` installs schemathesis")
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * PATIENCE)]
 
 EXAMPLES = 40  # of each operation
 
@@ -46,7 +46,7 @@ def _try(operation: Any, server: Server, counts: Counter[int]) -> None:
                 for name in ("model", "model_name"):
                     if isinstance(place, dict) and name in place:
                         place[name] = server.model_name
-        response = case.call(timeout=300)
+        response = case.call(timeout=PATIENCE)
         counts[response.status_code] += 1
         if response.status_code not in (501, 503):
             case.validate_response(response, checks=[schemathesis.checks.not_a_server_error])

@@ -16,11 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
-from calls import ask
+from calls import PATIENCE, ask
 from canaries import Canaries
 from server_process import Server, running_server
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * PATIENCE)]
 
 KILLS = 3
 
@@ -33,7 +33,7 @@ def streamed(server: Server, canaries: Canaries, tokens: int, started: threading
     text, reason, done = "", "", False
     try:
         url = f"{server.http_url}/v1/completions"
-        with httpx.stream("POST", url, json=body, timeout=600) as response:
+        with httpx.stream("POST", url, json=body, timeout=PATIENCE) as response:
             for line in response.iter_lines():
                 if line == "data: [DONE]":
                     done = True
@@ -60,18 +60,18 @@ def streams(server: Server, canaries: Canaries, count: int, tokens: int) -> Iter
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(streamed, server, canaries, tokens, started) for _ in range(count)]
         for _ in futures:
-            assert started.acquire(timeout=600)
+            assert started.acquire(timeout=PATIENCE)
         yield futures
 
 
 def test_sigterm_during_sixteen_streams(model_path: Path, tmp_path: Path, record: Any) -> None:
     canaries = Canaries()
-    with running_server(model_path, tmp_path / "log", "--grace-period-seconds", "400") as server:
+    with running_server(model_path, tmp_path / "log", "--grace-period-seconds", str(int(PATIENCE))) as server:
         with streams(server, canaries, 16, 64) as futures:
             server.process.send_signal(signal.SIGTERM)
             sent = time.monotonic()
         reasons = [future.result() for future in futures]
-        assert server.process.wait(300) == 0
+        assert server.process.wait(PATIENCE) == 0
         took = time.monotonic() - sent
     assert reasons == ["length"] * 16
     canaries.assert_own()
@@ -136,7 +136,7 @@ def test_a_cache_folder_that_takes_nothing(
                     ask(server, canaries, lead=f"Number {number} is long enough to be worth saving. " * 20)
                 canaries.assert_own()
                 server.process.send_signal(signal.SIGTERM)
-                assert server.process.wait(300) == 0
+                assert server.process.wait(PATIENCE) == 0
             text = log.read_text()
             assert "prefixes can't be saved" in text
             assert "Traceback" not in text

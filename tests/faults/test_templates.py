@@ -11,8 +11,9 @@ import sys
 from typing import Any
 
 import pytest
+from calls import PATIENCE
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * PATIENCE)]
 
 ESCAPES = {
     "CVE-2016-10745 str.format": "{{ '{0.__class__.__mro__}'.format(messages) }}",
@@ -97,7 +98,7 @@ def rendered(source: str) -> str:
         input=source,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )
