@@ -298,7 +298,9 @@ async def test_all_who_share_a_damaged_saved_prefix_are_answered(make_engine: Ma
     assert all(answer.completion_tokens > 0 for answer in answers)
     # The story was computed again, and once.
     assert len(saved.tokens) < after.prompt_tokens - before.prompt_tokens < 2 * len(saved.tokens)
-    assert [answer.cached_tokens > 100 for answer in answers] == [False, True, True, True]
+    # A slow machine computes it in two steps, the second too short to wait for.
+    least = len(saved.tokens) // 2
+    assert [answer.cached_tokens > least for answer in answers] == [False, True, True, True]
 
 
 async def test_a_restarted_engine_takes_prefixes_from_disk(make_engine: MakeEngine, tmp_path: Path) -> None:
