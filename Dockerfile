@@ -52,12 +52,24 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     /build/pip/bin/pip wheel --no-deps --no-binary llama-cpp-python --wheel-dir wheels llama-cpp-python
 
 
+# The source that the wheel was compiled from.
+FROM wheel AS source
+RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
+    if [ -s /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem SSL_CERT_FILE=/run/secrets/ca.pem; fi; \
+    export PIP_CONSTRAINT=/build/pins.txt PIP_BUILD_CONSTRAINT=/build/pins.txt; \
+    /build/pip/bin/pip download --no-deps --no-binary llama-cpp-python --dest sdist llama-cpp-python && \
+    mkdir llama.cpp && \
+    tar -xzf sdist/*.tar.gz -C llama.cpp --strip-components 3 --wildcards '*/vendor/llama.cpp/ggml/*'
+
+
 FROM toolchain AS build
 ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
 RUN python3 -m venv --without-pip /opt/kserve-llamacpp
 COPY --from=wheel /build/wheels wheels
 COPY constraints.txt pyproject.toml README.md ./
+COPY --from=source /build/llama.cpp llama.cpp
+COPY scripts/openblas openblas
 COPY predictor predictor
 COPY rollout rollout
 COPY runtimes runtimes
@@ -73,6 +85,8 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     $pip uninstall --yes pandas && \
     packages=$(echo /opt/kserve-llamacpp/lib/python3*/site-packages) && \
     rm -r "$packages/kubernetes/aio" && \
+    mkdir "$packages/llama_cpp/lib/openblas" && \
+    sh openblas/build.sh llama.cpp /opt/kserve-llamacpp/bin/python "$packages/llama_cpp/lib/openblas/libggml-blas.so" && \
     # A wheel has no symbolic links, so it holds each library three times; two names are loaded.
     find "$packages/llama_cpp/lib" \( -name 'lib*.so.*.*' -o -name 'libllama-common.*' \) -delete && \
     test "$(find "$packages/llama_cpp/lib" -name 'libggml-cpu-*.so' | wc -l)" -ge 10

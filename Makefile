@@ -87,7 +87,7 @@ clean: ## remove .venv; compiled llama.cpp and the demo model stay
 	rm -rf $(VENV)
 
 distclean: clean ## remove compiled llama.cpp and the demo model too: the next set-up compiles again
-	rm -rf "$(CACHE)/wheels" "$(CACHE)/llama-server" "$(CACHE)/models"
+	rm -rf "$(CACHE)/wheels" "$(CACHE)/openblas" "$(CACHE)/llama-server" "$(CACHE)/models"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -97,6 +97,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing the pinned packages, one to two minutes the first time"
 	@$(PINNED) $(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$(cat $(VENV)/llama-wheel)"
 	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[test,lint,bench,ray,docs]'
+	@$(PINNED) $(BIN)/python scripts/build_llama.py openblas
 	@touch $@
 
 $(DEMO_MODEL): | $(INSTALLED)

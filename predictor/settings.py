@@ -270,6 +270,14 @@ class Settings(BaseSettings):
         Field(description="Fused attention kernel; auto lets llama.cpp decide."),
         Shown(COMPUTE, "auto|on|off"),
     ] = "auto"
+    openblas: Annotated[
+        bool,
+        Field(
+            description="Read prompts with OpenBLAS where llama.cpp's own kernels are slow: on x86 with "
+            "weights in Q4_1 or Q5_1."
+        ),
+        Shown(COMPUTE, ""),
+    ] = True
     kv_cache_type: Annotated[
         Literal["f16", "q8_0"],
         Field(description="Number format of the KV cache; q8_0 takes about half the memory of f16."),

@@ -16,6 +16,7 @@ from predictor.cgroup import default_threads, memory_limit
 from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, kv_cache_tokens
 from predictor.engine.prefix_store import PrefixStore, model_key
 from predictor.errors import StartupError
+from predictor.formats.repacking import gains_from_openblas
 from predictor.gguf import GgufHeader
 from predictor.gguf_split import read_parts
 from predictor.memory import MemoryEstimate, check_memory
@@ -106,6 +107,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         prefix_store=_prefix_store(settings, [part.path for part in parts]),
         host_cache_bytes=_host_cache_bytes(settings, estimate),
         pooling=pooling,
+        openblas=settings.openblas and settings.n_gpu_layers == 0 and gains_from_openblas(parts),
         max_batch_tokens=_batch_tokens(settings, pooling, context_tokens),
     )
     return StartupPlan(

@@ -2,6 +2,7 @@
 
     build_llama.py wheel      the llama-cpp-python wheel; prints its path
     build_llama.py server     llama-server and llama-bench of the same llama.cpp; prints their folder
+    build_llama.py openblas   llama.cpp's backend for OpenBLAS, put beside the installed llama-cpp-python
 
 A build is kept under a key of everything that shapes it, the CPU's features among them, because code that is
 compiled for one CPU can crash on another. Progress goes to stderr.
@@ -24,10 +25,13 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kserve-llamacpp"
+OPENBLAS = ROOT / "scripts" / "openblas"
+OPENBLAS_BACKEND = "libggml-blas.so"
 REPORT_EVERY = 15.0  # seconds
 SERVER_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -45,10 +49,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def pinned_version() -> str:
-    found = re.search(r"^llama[-_]cpp[-_]python==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
+def pinned_version(package: str = "llama-cpp-python") -> str:
+    name = re.sub("[-_]", "[-_]", package)
+    found = re.search(rf"^{name}==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
     if found is None:
-        sys.exit("constraints.txt has no line llama-cpp-python==VERSION")
+        sys.exit(f"constraints.txt has no line {package}==VERSION")
     return found[1]
 
 
@@ -135,14 +140,41 @@ def build_wheel(folder: Path) -> None:
     run([*pip, *source, "--wheel-dir", str(folder)], folder.parent / "build.log", "compiling")
 
 
-def build_server(folder: Path) -> None:
-    scratch, log = folder.parent, folder.parent / "build.log"
-    say("compiling llama-server, once per machine: about 10 minutes on two cores")
+def fetch_source(scratch: Path, log: Path) -> Path:
+    """The llama.cpp that llama-cpp-python is compiled from."""
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python"]
     run([*pip, "--dest", str(scratch), f"llama-cpp-python=={pinned_version()}"], log, "downloading")
     (sdist,) = scratch.glob("llama_cpp_python-*.tar.gz")
     run(["tar", "-xzf", str(sdist), "-C", str(scratch)], log, "unpacking")
-    source, build = scratch / sdist.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp", scratch / "build"
+    return scratch / sdist.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
+
+
+def build_openblas(folder: Path) -> None:
+    say("compiling llama.cpp's backend for OpenBLAS, once per machine: a minute")
+    log = folder.parent / "build.log"
+    source = fetch_source(folder.parent, log)
+    command = ["sh", str(OPENBLAS / "build.sh"), str(source), sys.executable, str(folder / OPENBLAS_BACKEND)]
+    run(command, log, "compiling")
+
+
+def install_openblas() -> None:
+    """Build it where there is a scipy-openblas32, and copy it to where the engine looks for it."""
+    if find_spec("scipy_openblas32") is None:
+        return
+    sources = b"".join(path.read_bytes() for path in sorted(OPENBLAS.iterdir()))
+    digest = hashlib.sha256(sources).hexdigest()[:12]
+    versions = f"{pinned_version()}-{pinned_version('scipy-openblas32')}"
+    target = CACHE / "openblas" / f"{versions}-{sysconfig.get_platform()}-{digest}"
+    build_once(target, build_openblas)
+    libraries = Path(sysconfig.get_path("purelib"), "llama_cpp", "lib", "openblas")
+    libraries.mkdir(exist_ok=True)
+    shutil.copy2(target / OPENBLAS_BACKEND, libraries)
+
+
+def build_server(folder: Path) -> None:
+    scratch, log = folder.parent, folder.parent / "build.log"
+    say("compiling llama-server, once per machine: about 10 minutes on two cores")
+    source, build = fetch_source(scratch, log), scratch / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     run(["cmake", "-S", str(source), "-B", str(build), *generator, *SERVER_OPTIONS], log, "configuring")
     targets = ["--target", "llama-server", "llama-bench"]
@@ -153,7 +185,7 @@ def build_server(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["wheel", "server"])
+    parser.add_argument("what", choices=["wheel", "server", "openblas"])
     what = parser.parse_args().what
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if what == "wheel":
@@ -161,6 +193,8 @@ def main() -> None:
         build_once(target, build_wheel)
         (wheel,) = target.glob("*.whl")
         print(wheel)
+    elif what == "openblas":
+        install_openblas()
     else:
         target = CACHE / "llama-server" / build_key(" ".join(SERVER_OPTIONS))
         build_once(target, build_server)

@@ -93,6 +93,7 @@ VALUES = {
     "draft_ngrams": "true",
     "ui": "true",
     "log_llama": "true",
+    "openblas": "false",
     "log_text": "true",
     "flash_attention": "on",
     "kv_cache_type": "q8_0",

@@ -76,6 +76,8 @@ class EngineConfig:
         cache_type: of keys and values: f16 or q8_0.
         host_cache_bytes: memory for prefixes beyond the KV cache; 0 for none.
         prefix_store: where prefixes outlive the process; None keeps none.
+        openblas: compute large batches with OpenBLAS where it is installed; then so does every engine that
+            this process starts later.
         pooling: makes the engine give vectors instead of text.
         use_mmap, use_mlock: how the weights get into memory.
         adapters: by the name that requests use.
@@ -98,6 +100,7 @@ class EngineConfig:
     cache_type: str = "f16"
     host_cache_bytes: int = 256 * 2**20
     prefix_store: PrefixStore | None = None
+    openblas: bool = False
     pooling: Pooling | None = None
     use_mmap: bool = True
     use_mlock: bool = False

@@ -18,6 +18,7 @@ from predictor.engine.decode_loop import DecodeLoop
 from predictor.engine.detokenizer import Detokenizer
 from predictor.engine.generator import Job
 from predictor.engine.llama import Model, Sampler
+from predictor.engine.llama.openblas import load_openblas
 from predictor.engine.llama.pairs import pair_tokens
 from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserver
 from predictor.engine.request import Request
@@ -70,6 +71,8 @@ class Engine:
         self._request_seconds = 0.0
         self._draining = False
         self.failure: EngineFailure | None = None
+        if config.openblas:
+            logger.info("prompts are read with OpenBLAS" if load_openblas() else "OpenBLAS isn't installed")
         self.model = Model(
             config.model_path,
             gpu_layers=config.gpu_layers,

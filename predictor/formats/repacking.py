@@ -7,6 +7,7 @@ slower for most formats, most of all when a token at a time is generated.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,9 @@ FASTEST_FIRST = ("Q4_0", "IQ4_NL", "Q4_K_M", "Q8_0", "Q5_K_M", "Q6_K", "Q2_K")
 """File types to convert to, by the measured speed of those that x86 repacks (docs/formats.md)."""
 
 _MAIN_TYPES = {"Q4_0": 2, "Q8_0": 8, "Q2_K": 10, "Q4_K_M": 12, "Q5_K_M": 13, "Q6_K": 14, "IQ4_NL": 20}
+# Formats whose kernels for x86 multiply one row after the other: Q4_1, Q5_1 (docs/formats.md).
+_SLOW_IN_BATCHES = frozenset({3, 7})
+_X86 = ("x86_64", "AMD64")
 _UNQUANTISED = frozenset({0, 1, 28, 30})  # F32, F16, F64, BF16
 _LOOKED_UP = (
     "token_embd.weight",
@@ -69,6 +73,13 @@ def report_format(parts: Sequence[GgufHeader], is_repacked: IsRepacked) -> Forma
     share = _share(matrices, is_repacked)
     faster = _fastest_of_this_size(matrices, is_repacked) if share < MOSTLY else None
     return FormatReport(parts[0].quantisation, share, faster)
+
+
+def gains_from_openblas(parts: Sequence[GgufHeader]) -> bool:
+    """Whether OpenBLAS multiplies most of a model's weights faster than llama.cpp's own kernels."""
+    matrices = _matrices(parts)
+    slow = sum(matrix.size for matrix in matrices if matrix.kind in _SLOW_IN_BATCHES)
+    return platform.machine() in _X86 and slow > MOSTLY * sum(matrix.size for matrix in matrices)
 
 
 def file_type_number(name: str) -> int | None:

@@ -12,7 +12,7 @@ from predictor.engine.llama import Model
 from predictor.engine.llama.backend import log_readers
 from predictor.engine.llama.cpu import cpu_features, is_repacked
 from predictor.engine.llama.quantize import quantise, quantised_bytes
-from predictor.formats.repacking import file_type_number, is_quantised, report_format
+from predictor.formats.repacking import file_type_number, gains_from_openblas, is_quantised, report_format
 from predictor.gguf import GgufHeader, TensorHeader
 from predictor.gguf_split import read_parts
 from predictor.gguf_types import TENSOR_TYPES
@@ -32,6 +32,17 @@ def matrix(name: str, kind: int, columns: int = 512, rows: int = 512, *experts: 
 
 def only(*kinds: int) -> object:
     return lambda kind, columns, rows, experts: kind in kinds
+
+
+@pytest.mark.parametrize(("machine", "gains"), [("x86_64", True), ("aarch64", False)])
+def test_openblas_is_for_formats_that_x86_multiplies_slowly(
+    machine: str, gains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert gains_from_openblas(header(matrix("a.weight", Q4_1), matrix("n.weight", Q4_1))) == gains
+    assert gains_from_openblas(header(matrix("a.weight", Q4_1), matrix("n.weight", Q4_0, rows=256))) == gains
+    assert not gains_from_openblas(header(matrix("a.weight", Q4_1), matrix("b.weight", F16)))
+    assert not gains_from_openblas(header(matrix("a.weight", Q4_0), matrix("b.weight", F16)))
 
 
 @pytest.mark.parametrize("quantisation", ["F16", "Q4_0", "Q4_1", "Q8_0", "IQ4_NL"])
