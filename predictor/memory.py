@@ -19,7 +19,7 @@ class MemoryEstimate:
     """Bytes that a model takes at least; compute buffers and the process itself come on top.
 
     Attributes:
-        weights: tensor data of all parts.
+        weights: tensor data of all parts, and of the adapters.
         kv_cache: keys and values of all context tokens.
     """
 
@@ -33,7 +33,11 @@ class MemoryEstimate:
 
 
 def check_memory(
-    parts: Sequence[GgufHeader], context_tokens: int, memory_limit: int | None, kv_cache_type: str = "f16"
+    parts: Sequence[GgufHeader],
+    context_tokens: int,
+    memory_limit: int | None,
+    kv_cache_type: str = "f16",
+    adapter_bytes: int = 0,
 ) -> MemoryEstimate:
     """Refuse a model that can't fit into memory, before the kernel kills the process for it.
 
@@ -42,12 +46,13 @@ def check_memory(
         context_tokens: tokens the KV cache holds, over all sequences.
         memory_limit: bytes this process may use; None where it isn't known, then nothing is refused.
         kv_cache_type: number format of the KV cache, `f16` or `q8_0`.
+        adapter_bytes: size of the LoRA adapters' files.
 
     Raises:
         ModelLoadError: weights and KV cache are larger than the limit.
     """
     estimate = MemoryEstimate(
-        weights=sum(part.weights_bytes for part in parts),
+        weights=sum(part.weights_bytes for part in parts) + adapter_bytes,
         kv_cache=kv_cache_bytes(parts[0], context_tokens, kv_cache_type),
     )
     if memory_limit is None or estimate.total <= memory_limit:

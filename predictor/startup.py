@@ -68,6 +68,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
     certificate = _certificate(settings)
     path = resolve_model(settings.model, model_file=settings.model_file)
     parts = read_parts(path)
+    name = settings.model_name or path.stem
     context_tokens = kv_cache_tokens(
         settings.context_tokens,
         sequence_tokens=settings.max_sequence_tokens,
@@ -79,19 +80,9 @@ def plan_startup(settings: Settings) -> StartupPlan:
             f"{flag('max_sequence_tokens')} is {settings.max_sequence_tokens}, but the KV cache holds "
             f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
         )
-    estimate = check_memory(parts, context_tokens, memory_limit(), settings.kv_cache_type)
-    if settings.draft_model is not None:
-        limit = memory_limit()
-        left = None if limit is None else limit - estimate.total
-        check_memory(read_parts(settings.draft_model), context_tokens, left, settings.kv_cache_type)
     pooling = _pooling(settings, parts)
-    name = settings.model_name or path.stem
-    adapters = settings.lora or ()
-    if pooling is not None and adapters:
-        raise StartupError(f"{flag('lora')} needs a model that generates text: leave it out, or the pooling")
-    check_names(name, adapters)
-    for adapter in adapters:
-        check_adapter(adapter, parts[0])
+    _check_adapters(settings, name, parts[0], pooling)
+    estimate = _check_memory(settings, parts, context_tokens)
     logger.info(
         "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
         path,
@@ -119,6 +110,26 @@ def plan_startup(settings: Settings) -> StartupPlan:
         certificate,
         settings.log_text,
     )
+
+
+def _check_adapters(settings: Settings, name: str, model: GgufHeader, pooling: Pooling | None) -> None:
+    adapters = settings.lora or ()
+    if pooling is not None and adapters:
+        raise StartupError(f"{flag('lora')} needs a model that generates text: leave it out, or the pooling")
+    check_names(name, adapters)
+    for adapter in adapters:
+        check_adapter(adapter, model)
+
+
+def _check_memory(settings: Settings, parts: Sequence[GgufHeader], context_tokens: int) -> MemoryEstimate:
+    """Whether the model, its adapters and the draft model fit; what the first two take."""
+    limit, cache_type = memory_limit(), settings.kv_cache_type
+    adapter_bytes = sum(adapter.path.stat().st_size for adapter in settings.lora or ())
+    estimate = check_memory(parts, context_tokens, limit, cache_type, adapter_bytes)
+    if settings.draft_model is not None:
+        left = None if limit is None else limit - estimate.total
+        check_memory(read_parts(settings.draft_model), context_tokens, left, cache_type)
+    return estimate
 
 
 def _certificate(settings: Settings) -> CertificateFiles | None:

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from kserve import InferenceGRPCClient, InferInput, InferRequest
 from server_process import Server, running_server, started_server
 from tiny_models import WIDTH, TinyModel, bert_score, bert_states, tiny_bert, tiny_llama, unit
 
@@ -179,6 +180,17 @@ def test_kserve_v2(embedder: Server, bert: TinyModel) -> None:
     assert outputs["prompt_tokens"]["data"] == [3, 4]
     rows = np.array(outputs["embedding"]["data"]).reshape(2, WIDTH)
     assert np.abs(rows[1] - expected(bert, [2, 5, 6, 3])).max() < CLOSE
+
+
+async def test_kserve_v2_over_grpc(embedder: Server, bert: TinyModel) -> None:
+    async with InferenceGRPCClient(embedder.grpc_url) as client:
+        made = InferInput("prompt", [2], "BYTES", data=["a", "b c"])
+        answer = await client.infer(InferRequest(embedder.model_name, [made]))
+    outputs = {output.name: output.as_numpy() for output in answer.outputs}
+    assert outputs["embedding"].shape == (2, WIDTH)
+    for row, tokens in zip(outputs["embedding"], ([2, 4, 3], [2, 5, 6, 3]), strict=True):
+        assert np.abs(row - expected(bert, tokens)).max() < CLOSE
+    assert outputs["prompt_tokens"].tolist() == [3, 4]
 
 
 def test_rerank(reranker: Server, reranking: TinyModel) -> None:

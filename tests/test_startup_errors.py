@@ -117,6 +117,17 @@ def test_an_adapter_that_does_not_fit_the_model(
     assert reason in message
 
 
+def test_adapters_count_towards_memory(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_adapter(tmp_path / "style.gguf", model_path, 1)
+    kv_cache = 512 * 30 * 2 * 192 * 2  # tokens, layers, keys and values, their size, bytes
+    monkeypatch.setattr(startup, "memory_limit", lambda: model_path.stat().st_size + kv_cache)
+    startup.plan_startup(Settings(model=str(model_path), context_tokens=512))
+    with pytest.raises(ModelLoadError, match="does not fit into memory"):
+        startup.plan_startup(Settings(model=str(model_path), context_tokens=512, lora=f"style={path}"))
+
+
 def test_an_adapter_that_is_missing_or_cut_short_or_called_like_the_model(
     model_path: Path, tmp_path: Path
 ) -> None:
