@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-_PACKAGES = ("kserve", "llama-cpp-python", "fastapi", "uvicorn", "aiohttp")
+_PACKAGES = ("kserve", "llama-cpp-python", "scipy-openblas32", "fastapi", "uvicorn", "aiohttp")
 
 
 def describe_machine() -> dict[str, str]:
