@@ -240,7 +240,8 @@ class DecodeLoop:
         """
         self._batch.clear()
         outputs = []
-        for chunk in chunks:
+        # llama.cpp computes slots together as long as each is the last one's neighbour in the batch.
+        for chunk in sorted(chunks, key=lambda chunk: chunk.sequence.sequence_id):
             sequence = chunk.sequence
             index = self._batch.add(
                 sequence.tokens[chunk.start : chunk.end],

@@ -73,7 +73,9 @@ def make_kv_cache(config: EngineConfig, layout: Layout) -> KVCache:
     save = config.host_cache_bytes > 0
     params = layout.params
     if not params.shared_cells:
-        return SlotCache(config.max_sequences, layout.max_sequence_tokens, save=save)
+        return SlotCache(
+            config.max_sequences, layout.max_sequence_tokens, save=save, adapters=tuple(config.adapters)
+        )
     return PrefixCache(
         params.context_tokens,
         params.sequences,

@@ -39,15 +39,20 @@ class _Slot:
 class SlotCache:
     """Slots, and which tokens lie in which; the same face as `PrefixCache`.
 
-    Sequences take the lowest slot that is free: llama.cpp computes neighbouring ones together.
+    llama.cpp computes neighbouring slots together and others one after the other. So sequences take the
+    lowest slot that is free, and those of an adapter, which share no batch with others, the lowest from its
+    own on.
 
     Args:
         slots: sequences that run at once.
         slot_cells: most tokens of each.
         save: whether what a slot held is to be saved first when it is taken, where that is worth it.
+        adapters: names of all that sequences may use.
     """
 
-    def __init__(self, slots: int, slot_cells: int, *, save: bool = False) -> None:
+    def __init__(
+        self, slots: int, slot_cells: int, *, save: bool = False, adapters: Sequence[str] = ()
+    ) -> None:
         self.capacity = slots * slot_cells
         self.can_restore = save
         self.reuses = True
@@ -55,6 +60,8 @@ class SlotCache:
         self.hit_tokens = 0
         self._slot_cells = slot_cells
         self._slots = [_Slot(number) for number in range(slots)]
+        users = (None, *adapters)
+        self._first = {user: number * slots // len(users) for number, user in enumerate(users)}
         self._operations: list[Operation] = []
 
     @property
@@ -76,7 +83,7 @@ class SlotCache:
         """The longest cached beginning: all tokens but the last at most, whose logits must be computed
         anyway. Cells that one adapter computed are never found for another."""
         limit = max(0, len(tokens) - 1)
-        target = self._lowest_free()
+        target = self._lowest_free(adapter)
         if target is None:
             return Match(None, 0, adapter)
         best, length = target, 0
@@ -103,7 +110,7 @@ class SlotCache:
         Returns:
             The slot; None when all are taken.
         """
-        target = self._lowest_free()
+        target = self._lowest_free(match.adapter)
         if target is None:
             return None
         source: _Slot = match.place
@@ -117,7 +124,7 @@ class SlotCache:
 
     def start_empty(self, cells: int, adapter: str | None = None) -> int | None:
         """Give a running sequence an empty slot; None when all are taken or too small for `cells`."""
-        target = self._lowest_free()
+        target = self._lowest_free(adapter)
         if target is None or cells > self._slot_cells:
             return None
         self._clear(target, keep=0)
@@ -150,8 +157,10 @@ class SlotCache:
         if not retain:
             self._drop(slot, keep=0)
 
-    def _lowest_free(self) -> _Slot | None:
-        return next((slot for slot in self._slots if not slot.running), None)
+    def _lowest_free(self, adapter: str | None) -> _Slot | None:
+        first = self._first.get(adapter, 0)
+        slots = (*self._slots[first:], *self._slots[:first])
+        return next((slot for slot in slots if not slot.running), None)
 
     def _clear(self, slot: _Slot, *, keep: int) -> None:
         """Let go of all but the first `keep` tokens of a slot, saved where that is worth it."""

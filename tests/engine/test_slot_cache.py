@@ -146,6 +146,16 @@ def test_what_one_adapter_computed_is_not_found_for_another() -> None:
     assert driver.saved == [SaveCells(0, [1, 2, 3, 4], "a")]
 
 
+def test_the_sequences_of_an_adapter_are_neighbours() -> None:
+    cache = SlotCache(6, SLOT_CELLS, adapters=("a", "b"))
+    taken: dict[str | None, list[int | None]] = {None: [], "a": [], "b": []}
+    for adapter in (None, "a", "b", "a", None):
+        taken[adapter].append(cache.start([1, 2], cache.lookup([1, 2], adapter)))
+    assert taken == {None: [0, 1], "a": [2, 3], "b": [4]}
+    assert cache.start([1, 2], cache.lookup([1, 2], "a")) == 5, "then any that is free"
+    assert cache.start([1, 2], cache.lookup([1, 2], "a")) is None
+
+
 def test_a_saved_state_longer_than_a_slot_is_refused() -> None:
     assert Driver().cache.start_empty(SLOT_CELLS + 1) is None
 
