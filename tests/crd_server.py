@@ -30,8 +30,8 @@ from processes import stop
 
 MODULE = "k8s.io/apiextensions-apiserver@v0.36.3"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kserve-llamacpp" / "crd-server"
-START_SECONDS = 60.0
-ESTABLISHED_SECONDS = 30.0
+START_SECONDS = 180.0
+ESTABLISHED_SECONDS = 180.0
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
