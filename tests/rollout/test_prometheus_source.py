@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 from metrics_server import Pod, serving
+from polling import wait_until
 from server_process import free_port
 
 from rollout.analysis.counters import Counters, Latency
@@ -60,7 +60,7 @@ def url(pods: dict[str, Pod], tmp_path_factory: pytest.TempPathFactory) -> Itera
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: is_ready(url), process, folder / "log")
+        wait_until(lambda: is_ready(url), process=process, log=folder / "log")
         yield url
     finally:
         process.terminate()
@@ -72,14 +72,6 @@ def is_ready(url: str) -> bool:
         return httpx.get(f"{url}/-/ready").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def wait_until(condition, process: subprocess.Popen[bytes] | None = None, log: Path | None = None) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process is None or process.poll() is None, log and log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def read(url: str, revision: Revision) -> dict[str, Counters]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import yaml
+from polling import wait_until
 from server_process import free_port
 
 
@@ -53,11 +53,7 @@ def running_proxy(stable: str, canary: str, folder: Path) -> Iterator[WeightedPr
         process = subprocess.Popen([*command, "--base-id", str(port)], stdout=log, stderr=log)
     try:
         proxy = WeightedProxy(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}")
-        deadline = time.monotonic() + 60
-        while not _is_ready(proxy):
-            assert process.poll() is None, (folder / "envoy.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: _is_ready(proxy), process=process, log=folder / "envoy.log")
         yield proxy
     finally:
         process.terminate()

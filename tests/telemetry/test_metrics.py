@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from occupied_server import ask, completion, stream
+from polling import wait_until
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -44,13 +44,6 @@ def families(text: str) -> dict[str, Metric]:
     """Our metrics by the name that the docs use."""
     found = {family.name: family for family in parse_text(text) if family.name.startswith(PREFIX)}
     return {name + ("_total" if family.type == "counter" else ""): family for name, family in found.items()}
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 20 s"
-        time.sleep(0.02)
 
 
 def test_names_types_and_labels_are_the_documented_ones(narrow_server: Server) -> None:
@@ -116,16 +109,16 @@ def test_gauges_follow_the_load_and_aborted_requests_have_no_times(narrow_server
     before = Scrape(narrow_server)
     assert before("num_requests_running") == before("num_requests_waiting") == 0
     with stream(narrow_server):
-        wait_for(lambda: Scrape(narrow_server)("num_requests_running") == 1)
+        wait_until(lambda: Scrape(narrow_server)("num_requests_running") == 1)
         assert Scrape(narrow_server)("num_requests_waiting") == 0
         with stream(narrow_server):
-            wait_for(lambda: Scrape(narrow_server)("num_requests_waiting") == 1)
+            wait_until(lambda: Scrape(narrow_server)("num_requests_waiting") == 1)
             busy = Scrape(narrow_server)
             assert busy("num_requests_running") == 1
             # A sequence runs from its admission on, but has cells only after its first step.
-            wait_for(lambda: 0 < Scrape(narrow_server)("kv_cache_usage_perc") < 1)
-            wait_for(lambda: Scrape(narrow_server)("kv_cache_usage_perc") > busy("kv_cache_usage_perc"))
-    wait_for(lambda: Scrape(narrow_server)("num_requests_running") == 0)
+            wait_until(lambda: 0 < Scrape(narrow_server)("kv_cache_usage_perc") < 1)
+            wait_until(lambda: Scrape(narrow_server)("kv_cache_usage_perc") > busy("kv_cache_usage_perc"))
+    wait_until(lambda: Scrape(narrow_server)("num_requests_running") == 0)
     after = Scrape(narrow_server)
     assert after("num_requests_waiting") == 0
     assert after("kv_cache_usage_perc") == 0  # retained prefixes don't count
