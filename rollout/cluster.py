@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from kubernetes import client, config
@@ -11,7 +13,7 @@ from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
 from rollout.errors import ClusterUnreachable, MissingRights, RolloutError, ServiceNotFound
-from rollout.record import now
+from rollout.record import ENTRY, Entry, now, read_history
 from rollout.rights import Right
 from rollout.service import OURS, Service
 
@@ -126,10 +128,18 @@ class Cluster:
         return True
 
     def event(self, service: Service, reason: str, message: str, *, warning: bool = False) -> None:
-        """Record an Event on the service; one that can't be recorded stops nothing."""
+        """Record an Event on the service; one that can't be recorded stops nothing.
+
+        It carries the newest entry of the service's history, which is what it tells about.
+        """
         time_now = now().replace("+00:00", "Z")
+        newest = read_history(service.annotations)[-1:]
         body = {
-            "metadata": {"generateName": f"{service.name}-rollout-", "namespace": self.namespace},
+            "metadata": {
+                "generateName": f"{service.name}-rollout-",
+                "namespace": self.namespace,
+                "annotations": {ENTRY: json.dumps(asdict(newest[0]))} if newest else {},
+            },
             "involvedObject": {
                 "apiVersion": "/".join(_SERVING),
                 "kind": "InferenceService",
@@ -152,6 +162,15 @@ class Cluster:
             self._ask(lambda: self._core.create_namespaced_event(self.namespace, body, **_limits()))
         except (ApiException, RolloutError):
             return
+
+    def told(self, service: Service) -> tuple[Entry, ...]:
+        """What Events on the service tell of its rollouts; nothing where the user may not read Events."""
+        which = {"field_selector": f"involvedObject.uid={service.uid}"}
+        try:
+            found = self._ask(lambda: self._core.list_namespaced_event(self.namespace, **which, **_limits()))
+        except (ApiException, RolloutError):
+            return ()
+        return tuple(_entries(event.metadata.annotations or {} for event in found.items))
 
     def user(self) -> str:
         """Who the API server says we are; asked once."""
@@ -221,14 +240,20 @@ class Cluster:
         raise AssertionError("unreachable")
 
 
+def _entries(annotations: Iterable[dict[str, str]]) -> Iterator[Entry]:
+    for found in annotations:
+        try:
+            yield Entry.from_object(json.loads(found[ENTRY]))
+        except (ValueError, KeyError, TypeError):
+            continue  # an Event of KServe's, or of another version
+
+
 def _limits() -> dict[str, Any]:
     return {"_request_timeout": _TIMEOUT_S}
 
 
 def _explained(error: ApiException, action: str) -> RolloutError:
     """What the API server says, without headers and JSON."""
-    import json
-
     try:
         message = json.loads(error.body)["message"]
     except (TypeError, ValueError, KeyError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +22,8 @@ from rollout.plan import Plan
 
 RECORD = "kserve-llamacpp/rollout"
 HISTORY = "kserve-llamacpp/rollout-history"
+# On an Event: what it tells.
+ENTRY = "kserve-llamacpp/rollout-entry"
 KEPT_ENTRIES = 100
 _VERSION = 1
 
@@ -114,6 +116,15 @@ class Entry:
     percent: int
     reasons: tuple[str, ...] = ()
 
+    @classmethod
+    def from_object(cls, found: Mapping[str, Any]) -> Entry:
+        """Of an annotation's JSON.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is none.
+        """
+        return cls(**{**found, "reasons": tuple(found["reasons"])})
+
 
 def read_record(annotations: Mapping[str, str]) -> Record | None:
     """The record among a service's status annotations.
@@ -143,12 +154,15 @@ def read_record(annotations: Mapping[str, str]) -> Record | None:
 def read_history(annotations: Mapping[str, str]) -> tuple[Entry, ...]:
     """What happened, oldest first; entries that can't be read are left out."""
     try:
-        return tuple(
-            Entry(**found | {"reasons": tuple(found["reasons"])})
-            for found in json.loads(annotations.get(HISTORY, "[]"))
-        )
+        return tuple(map(Entry.from_object, json.loads(annotations.get(HISTORY, "[]"))))
     except (ValueError, KeyError, TypeError):
         return ()
+
+
+def merged(entries: tuple[Entry, ...], more: Iterable[Entry]) -> tuple[Entry, ...]:
+    """A history with entries from elsewhere where it lacks them, oldest first."""
+    missing = [entry for entry in more if entry not in entries]
+    return tuple(sorted((*missing, *entries), key=lambda entry: entry.at))
 
 
 def write_history(entries: tuple[Entry, ...]) -> str:

@@ -51,7 +51,9 @@ PODS = (
     Right("get", "pods", "", "to read the pods' metrics", "proxy"),
     Right("create", "pods", "", "to send the golden prompts", "proxy"),
 )
-ALL = SERVICE + ROUTES + PODS
+# Without it `history` knows what the annotations say.
+HISTORY = (Right("list", "events", "", "to read what Events tell of earlier rollouts"),)
+ALL = SERVICE + ROUTES + PODS + HISTORY
 
 
 def needed(mode: Mode, *, pods: bool) -> tuple[Right, ...]:

@@ -15,7 +15,7 @@ from rollout.errors import NoRollout, NotPossibleNow, RolloutInProgress, Unsuita
 from rollout.judging import Judging
 from rollout.mechanism import mode_of
 from rollout.plan import Plan
-from rollout.record import Entry, Mode, Phase, Record, now, read_history
+from rollout.record import Entry, Mode, Phase, Record, merged, now, read_history
 from rollout.result import Outcome, Preview, Result, Snapshot
 from rollout.rights import Right
 from rollout.service import Service, Spec, merge_patch
@@ -179,8 +179,12 @@ class Rollout:
         return self._driver.drive()
 
     def history(self) -> tuple[Entry, ...]:
-        """What happened to the service's rollouts and who did it, oldest first."""
-        return read_history(self._track.look().service.annotations)
+        """What happened to the service's rollouts and who did it, oldest first.
+
+        From the service's annotations, and from its Events where the annotations have lost something.
+        """
+        service = self._track.look().service
+        return merged(read_history(service.annotations), self._cluster.told(service))
 
     def diff(self, model: str | None = None) -> str:
         """How the canary's predictor differs from the stable one; with a model, how it would.

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
@@ -95,6 +96,13 @@ class ClusterFront:
         if kind == "events" and seen.method == "POST":
             self.events.append(seen.body)
             return 201, seen.body
+        if kind == "events":
+            if "list events" in self.denied:
+                return 403, {"kind": "Status", "message": "events is forbidden", "code": 403}
+            selector = parse_qs(urlsplit(seen.path).query)["fieldSelector"][0]
+            uid = selector.removeprefix("involvedObject.uid=")
+            found = [event for event in self.events if event["involvedObject"]["uid"] == uid]
+            return 200, {"kind": "EventList", "apiVersion": "v1", "items": found}
         return None
 
 

@@ -39,4 +39,4 @@ def test_role_grants_exactly_the_rights_that_are_checked() -> None:
 def test_rights_follow_the_mode_and_the_judges() -> None:
     assert rights.ROUTES[0] in rights.needed(Mode.STANDARD, pods=False)
     assert rights.ROUTES[0] not in rights.needed(Mode.KNATIVE, pods=False)
-    assert set(rights.needed(Mode.STANDARD, pods=True)) == set(rights.ALL)
+    assert {*rights.needed(Mode.STANDARD, pods=True), *rights.HISTORY} == set(rights.ALL)
