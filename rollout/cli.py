@@ -14,7 +14,7 @@ from rich.console import Console
 
 from predictor.errors import PredictorError
 from rollout.cluster import Cluster
-from rollout.display import Progress, history, screen
+from rollout.display import Progress, figures, history, screen
 from rollout.judging import Judging
 from rollout.plan import Plan, parse_duration, parse_steps
 from rollout.result import Outcome, Result, Snapshot
@@ -47,14 +47,11 @@ Context = Annotated[
 
 _JUDGING = "How the canary is judged"
 _DEFAULTS = Judging()
-Limit = Annotated[
-    str,
-    typer.Option(
-        metavar="LIMIT",
-        help="For the canary, such as '2%' or '300ms', 'stable + 1%', '1.5 * stable + 100ms', or 'off'.",
-        rich_help_panel=_JUDGING,
-    ),
-]
+
+
+def _limit(figure: str, absolute: str) -> Any:
+    text = f"Limit for the canary's {figure}: {absolute}, relative as in the default, or off."
+    return typer.Option(metavar="LIMIT", help=text, rich_help_panel=_JUDGING)
 
 
 @app.command()
@@ -80,10 +77,10 @@ def start(
             metavar="SOURCE", help="pods, a Prometheus server's URL, or none.", rich_help_panel=_JUDGING
         ),
     ] = _DEFAULTS.metrics,
-    error_rate: Limit = _DEFAULTS.error_rate,
-    first_token: Limit = _DEFAULTS.first_token,
-    inter_token: Limit = _DEFAULTS.inter_token,
-    queue: Limit = _DEFAULTS.queue,
+    error_rate: Annotated[str, _limit("error rate", "2%")] = _DEFAULTS.error_rate,
+    first_token: Annotated[str, _limit("p95 time to first token", "300ms")] = _DEFAULTS.first_token,
+    inter_token: Annotated[str, _limit("p95 inter-token latency", "50ms")] = _DEFAULTS.inter_token,
+    queue: Annotated[str, _limit("p95 time in the queue", "1s")] = _DEFAULTS.queue,
     golden: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +123,7 @@ def start(
 
     Exit status: 0 promoted, 3 rolled back, 4 paused, 130 interrupted (go on with --resume), 1 anything else.
     """
-    with _errors():
+    with _errors(name):
         if resume == bool(model):
             _fail("give --model to start a rollout, or --resume to go on with one")
         times = {
@@ -179,7 +176,7 @@ def status(
 @app.command()
 def step(name: Name, namespace: Namespace = None, context: Context = None) -> None:
     """Go to the next step now, without a verdict; after the last one, promote."""
-    with _errors():
+    with _errors(name):
         _show(_rollout(name, namespace, context).step())
 
 
@@ -191,14 +188,14 @@ def pause(
     context: Context = None,
 ) -> None:
     """Keep the traffic as it is until somebody goes on."""
-    with _errors():
+    with _errors(name):
         _show(_rollout(name, namespace, context).pause(reason))
 
 
 @app.command()
 def promote(name: Name, namespace: Namespace = None, context: Context = None) -> None:
     """Make the canary the stable version now, without further steps or verdicts."""
-    with _errors():
+    with _errors(name):
         _wait(name, namespace, context, Rollout.promote)
 
 
@@ -213,7 +210,7 @@ def rollback(
     context: Context = None,
 ) -> None:
     """Take the traffic away from the canary and remove it. Can be repeated."""
-    with _errors():
+    with _errors(name):
         _wait(name, namespace, context, lambda rollout: rollout.rollback(reason, leave=leave), wanted=True)
 
 
@@ -257,11 +254,10 @@ def _wait(
     wanted: bool = False,
 ) -> None:
     """Run a command that waits, show its progress, and end with its outcome."""
-    try:
-        with Progress(_console()) as progress:
-            result = command(_rollout(name, namespace, context, progress.show))
-    except KeyboardInterrupt:
-        _interrupted(name)
+    with Progress(_console()) as progress:
+        result = command(_rollout(name, namespace, context, progress.show))
+    if result.verdict and result.verdict.figures:
+        _console().print(figures(result.verdict), soft_wrap=True)
     _console().print(_sentence(name, result), soft_wrap=True, highlight=False)
     status = 0 if wanted and result.outcome is Outcome.ROLLED_BACK else _EXITS.get(result.outcome, 0)
     raise typer.Exit(status)
@@ -278,7 +274,7 @@ def _sentence(name: str, result: Result) -> str:
     return text
 
 
-def _interrupted(name: str) -> NoReturn:
+def _interrupted(name: str) -> None:
     typer.echo(
         f"\nStopped. The rollout of {name} stands where it is, and its traffic stays as it is.\n"
         f"Go on:     kserve-llamacpp rollout start {name} --resume\n"
@@ -286,7 +282,6 @@ def _interrupted(name: str) -> NoReturn:
         f"Look:      kserve-llamacpp rollout status {name}",
         err=True,
     )
-    raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _print_preview(rollout: Rollout, model: str | None, plan: Plan, judging: Judging) -> None:
@@ -308,8 +303,12 @@ def _console() -> Console:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
-    """Errors as messages; SIGTERM, as a pipeline sends it, is taken like Ctrl-C."""
+def _errors(moved: str = "") -> Iterator[None]:
+    """Errors as messages; SIGTERM, as a pipeline sends it, is taken like Ctrl-C.
+
+    Args:
+        moved: the service whose rollout the command moves, for which an interrupt says how to go on.
+    """
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -319,6 +318,10 @@ def _errors() -> Iterator[None]:
         yield
     except PredictorError as error:
         _fail(error.message)
+    except KeyboardInterrupt:
+        if moved:
+            _interrupted(moved)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _fail(message: str) -> NoReturn:

@@ -26,7 +26,7 @@ def screen(snapshot: Snapshot) -> RenderableType:
     if record.paused:
         parts.append(Text(f"paused: {record.paused}", style="yellow"))
     if snapshot.foreign and not record.paused:
-        parts.append(Text("somebody else has changed the service; see rollout diff", style="red"))
+        parts.append(Text(snapshot.foreign, style="red"))
     if snapshot.verdict:
         parts += _verdict(snapshot.verdict)
     if snapshot.last:
@@ -122,15 +122,18 @@ def _steps(record: Record) -> Text:
     return text
 
 
+def figures(verdict: Verdict) -> RenderableType:
+    """A table of what a verdict rests on."""
+    table = Table("", "stable", "canary", "limit", "samples", box=None)
+    for figure in verdict.figures:
+        samples = "" if figure.samples is None else str(figure.samples)
+        values = (_shown(figure, value) for value in (figure.stable, figure.canary, figure.limit))
+        table.add_row(figure.name, *values, samples)
+    return table
+
+
 def _verdict(verdict: Verdict) -> list[RenderableType]:
-    parts: list[RenderableType] = []
-    if verdict.figures:
-        table = Table("", "stable", "canary", "limit", "samples", box=None)
-        for figure in verdict.figures:
-            samples = "" if figure.samples is None else str(figure.samples)
-            values = (_shown(figure, value) for value in (figure.stable, figure.canary, figure.limit))
-            table.add_row(figure.name, *values, samples)
-        parts.append(table)
+    parts: list[RenderableType] = [figures(verdict)] if verdict.figures else []
     reasons = "; ".join(verdict.reasons)
     parts.append(Text(f"verdict: {verdict.decision}. {reasons}", style=_COLOURS[verdict.decision]))
     parts += [Text(f"report: {report}") for report in verdict.reports]

@@ -11,7 +11,7 @@ from rollout.judging import Judging
 from rollout.mechanism import Observed
 from rollout.record import Mode, Phase, Record, digest, read_history
 from rollout.result import Outcome, Result, Snapshot
-from rollout.track import State, Track
+from rollout.track import State, Track, foreign_change
 from rollout.verdict import Decision, Judge, Verdict, combine
 
 _OUTCOMES = {
@@ -94,7 +94,7 @@ class Driver:
             service.name,
             record,
             state.mechanism.observe(service, record) if record.phase.active else None,
-            record.phase.active and state.foreign,
+            foreign_change(state) if record.phase.active and state.foreign else "",
             self._stage.verdict if known else None,
             self._stage.elapsed() if known else None,
             next(iter(reversed(read_history(service.annotations))), None),

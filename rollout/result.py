@@ -44,7 +44,7 @@ class Snapshot:
     Attributes:
         record: None where the service never had a rollout.
         observed: what KServe reports; None without a rollout under way.
-        foreign: whether somebody else has changed the service.
+        foreign: who else has changed the service, and what can be done; empty if nobody has.
         verdict: of the present step, if one was given.
         elapsed_s: seconds since the canary got this step's traffic; None before.
         last: the newest entry of the history.
@@ -54,7 +54,7 @@ class Snapshot:
     name: str
     record: Record | None
     observed: Observed | None = None
-    foreign: bool = False
+    foreign: str = ""
     verdict: Verdict | None = None
     elapsed_s: float | None = None
     last: Entry | None = None
