@@ -28,6 +28,8 @@ class PodApi:
     not_ready: set[str] = field(default_factory=set)
     port: int = 0
     namespace: str = NAMESPACE
+    # One for all: making one loads the certificates each time.
+    _http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=120))
 
     def client(self) -> client.ApiClient:
         """A client of it, with a token."""
@@ -51,12 +53,11 @@ class PodApi:
             return 404, b'{"message": "no such pod"}'
         content = {"content-type": headers.get("content-type", "application/json")}
         try:
-            answer = httpx.request(
+            answer = self._http.request(
                 method,
                 f"{addresses[name]}/{'/'.join(parts[7:])}",
                 content=body,
                 headers=content,
-                timeout=120,
             )
         except httpx.HTTPError as error:
             return 503, json.dumps({"message": f"error trying to reach service: {error}"}).encode()

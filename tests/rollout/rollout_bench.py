@@ -6,18 +6,19 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cluster_front import ClusterFront
 from crd_server import CrdServer
 from kserve_stand_in import KServeStandIn, World
 from kubernetes import config
+from polling import wait_until
 
-from rollout import Cluster, Plan, Rollout
+from rollout import Cluster, Outcome, Plan, Rollout
 from rollout.record import RECORD
 from rollout.verdict import Decision, Judge, Revision, Verdict
 
@@ -25,6 +26,11 @@ OLD, NEW = "hf://owner/old", "hf://owner/new"
 NAME = "chat"
 QUICK = Plan(interval_s=0.0, ready_timeout_s=60.0, verdict_timeout_s=60.0)
 UNJUDGED = ("--interval", "0s", "--metrics", "none")
+# For what hardly hangs on the mode: the other one is tested among the slow tests.
+FIRST_STANDARD, FIRST_KNATIVE = (
+    pytest.mark.parametrize("mode", [first, pytest.param(other, marks=pytest.mark.slow)])
+    for first, other in permutations(("Standard", "Knative"))
+)
 COMMAND = (sys.executable, "-m", "predictor.cli", "rollout")
 
 
@@ -73,7 +79,7 @@ class Bench:
         assert response.is_success, response.text
         if mode == "Standard":
             self._create_route()
-        self.wait(self._ready)
+        wait_until(self._ready)
 
     def delete(self) -> None:
         """Remove the service, if there is one."""
@@ -116,10 +122,18 @@ class Bench:
         text = self.get()["status"]["annotations"][RECORD]
         record = json.loads(text)
         record["plan"] |= plan
-        body = {"status": {"annotations": {RECORD: json.dumps(record)}}}
-        self.server.client.patch(
-            f"{self.path}/{NAME}/status", json=body, headers={"content-type": "application/merge-patch+json"}
-        ).raise_for_status()
+        self._patch_status({"annotations": {RECORD: json.dumps(record)}})
+
+    def _patch_status(self, status: dict[str, Any]) -> None:
+        headers = {"content-type": "application/merge-patch+json"}
+        answer = self.server.client.patch(
+            f"{self.path}/{NAME}/status", json={"status": status}, headers=headers
+        )
+        answer.raise_for_status()
+
+    def forget(self) -> None:
+        """Remove what rollouts have left on the service."""
+        self._patch_status({"annotations": None})
 
     def cluster(self) -> Cluster:
         api = config.new_client_from_config(str(self.kubeconfig))
@@ -128,6 +142,12 @@ class Bench:
     def rollout(self, judge: Judge | None = None, **options: Any) -> Rollout:
         judges = [judge] if judge else []
         return Rollout(NAME, self.cluster(), judges=judges, poll_s=0.02, hold_s=0.1, **options)
+
+    def pause_at(self, percent: int) -> None:
+        """Start a rollout that has no verdict with so much traffic."""
+        plan = Plan(interval_s=0.0, ready_timeout_s=60.0, verdict_timeout_s=0.001)
+        result = self.rollout(Says({percent: Decision.WAIT})).start(NEW, plan)
+        assert (result.outcome, result.percent) == (Outcome.PAUSED, percent)
 
     def command(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command as a user would."""
@@ -138,7 +158,7 @@ class Bench:
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Run a command to its end: status, output, errors."""
         process = self.command(*arguments)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
         return process.returncode, output, errors
 
     def percents(self) -> list[int]:
@@ -154,10 +174,3 @@ class Bench:
             if percent is not None:
                 found.append(percent)
         return found
-
-    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        """Until a condition holds."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not happen"
-            time.sleep(0.02)

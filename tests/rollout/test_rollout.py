@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 from cluster_front import USER, Seen
-from rollout_bench import NAME, NEW, OLD, QUICK, Bench, Says
+from polling import wait_until
+from rollout_bench import FIRST_KNATIVE, FIRST_STANDARD, NAME, NEW, OLD, QUICK, Bench, Says
 
 from rollout import Outcome, Plan, Rollout
 from rollout.errors import (
+    ClusterUnreachable,
     ForeignChange,
     MissingRights,
     NoRollout,
@@ -29,16 +31,10 @@ from rollout.verdict import Decision
 pytestmark = pytest.mark.timeout(1800)
 
 RBAC = Path(__file__).resolve().parents[2] / "manifests" / "rollout" / "rbac.yaml"
-PAUSE_AT_25 = Plan(interval_s=0.0, ready_timeout_s=60.0, verdict_timeout_s=0.001)
 
 
 def model(bench: Bench) -> str:
     return str(bench.spec()["predictor"]["model"]["storageUri"])
-
-
-def paused_at_25(bench: Bench) -> None:
-    result = bench.rollout(Says({25: Decision.WAIT})).start(NEW, PAUSE_AT_25)
-    assert (result.outcome, result.percent) == (Outcome.PAUSED, 25)
 
 
 def test_good_canary_goes_through_all_steps_and_is_promoted(bench: Bench, mode: str) -> None:
@@ -51,15 +47,8 @@ def test_good_canary_goes_through_all_steps_and_is_promoted(bench: Bench, mode: 
     assert model(bench) == NEW
     assert "canary" not in bench.spec()
     assert "canaryTrafficPercent" not in bench.spec()["predictor"]
-    canary = judge.asked[-1][1].name
-    assert bench.world.traffic == {canary: 100}
-    assert bench.world.workloads[canary].restarts == 0
-
-
-def test_pods_are_neither_restarted_nor_made_anew(bench: Bench, mode: str) -> None:
-    """What a record in the service's own annotations would do, since KServe copies those into the pods."""
-    bench.create(mode)
-    assert bench.rollout().start(NEW, QUICK).outcome is Outcome.PROMOTED
+    assert bench.world.traffic == {judge.asked[-1][1].name: 100}
+    # A record in the service's own annotations would restart pods, since KServe copies those into them.
     assert sum(workload.restarts for workload in bench.world.workloads.values()) == 0
     if mode == "Knative":
         assert bench.world.created == 2
@@ -87,7 +76,9 @@ def test_standard_service_that_scales_to_zero_is_refused(bench: Bench) -> None:
         bench.rollout().start(NEW, QUICK)
 
 
-@pytest.mark.parametrize("percent", [0, 5, 100])
+@pytest.mark.parametrize(
+    "percent", [pytest.param(0, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 100]
+)
 def test_bad_canary_is_rolled_back(bench: Bench, mode: str, percent: int) -> None:
     bench.create(mode)
     before = bench.spec()
@@ -111,26 +102,18 @@ def test_canary_that_cannot_load_is_rolled_back_with_kserves_reason(bench: Bench
     assert bench.percents()[0] == 0
 
 
-def test_canary_that_never_gets_ready_is_rolled_back(bench: Bench, mode: str) -> None:
-    bench.create(mode)
-    before = bench.spec()
-    result = bench.rollout().start("hf://owner/never", Plan(interval_s=0.0, ready_timeout_s=1.0))
-    assert result.outcome is Outcome.ROLLED_BACK
-    assert "not ready" in result.reasons[0]
-    assert bench.spec() == before
-
-
 def test_second_rollout_works_after_the_first(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    for reference in (NEW, OLD, NEW):
+    for reference in (NEW, OLD):
         assert bench.rollout().start(reference, QUICK).outcome is Outcome.PROMOTED
         assert model(bench) == reference
         assert sum(bench.world.traffic.values()) == 100
 
 
+@FIRST_STANDARD
 def test_no_verdict_in_time_pauses_and_resume_goes_on(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    paused_at_25(bench)
+    bench.pause_at(25)
     snapshot = bench.rollout().status()
     assert snapshot.record is not None
     assert "no verdict" in snapshot.record.paused
@@ -142,11 +125,11 @@ def test_no_verdict_in_time_pauses_and_resume_goes_on(bench: Bench, mode: str) -
 
 def test_step_pause_and_promote_by_hand(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    paused_at_25(bench)
+    bench.pause_at(25)
     stepped = bench.rollout().step()
     assert stepped.record is not None
     assert (stepped.record.percent, bool(stepped.record.paused)) == (50, True)
-    bench.wait(lambda: sorted(bench.world.traffic.values()) == [50, 50])
+    wait_until(lambda: sorted(bench.world.traffic.values()) == [50, 50])
     assert bench.rollout().promote().outcome is Outcome.PROMOTED
     assert model(bench) == NEW
 
@@ -164,7 +147,7 @@ def test_step_after_the_last_promotes(bench: Bench, mode: str) -> None:
 def test_rollback_can_be_repeated(bench: Bench, mode: str) -> None:
     bench.create(mode)
     before = bench.spec()
-    paused_at_25(bench)
+    bench.pause_at(25)
     assert bench.rollout().rollback("looks odd").outcome is Outcome.ROLLED_BACK
     assert bench.spec() == before
     generation = bench.get()["metadata"]["generation"]
@@ -172,6 +155,7 @@ def test_rollback_can_be_repeated(bench: Bench, mode: str) -> None:
     assert bench.get()["metadata"]["generation"] == generation
 
 
+@FIRST_STANDARD
 def test_promoted_rollout_is_not_rolled_back(bench: Bench, mode: str) -> None:
     bench.create(mode)
     bench.rollout().start(NEW, QUICK)
@@ -180,15 +164,17 @@ def test_promoted_rollout_is_not_rolled_back(bench: Bench, mode: str) -> None:
     assert model(bench) == NEW
 
 
+@FIRST_STANDARD
 def test_second_rollout_at_once_is_refused(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    paused_at_25(bench)
+    bench.pause_at(25)
     before = bench.get()
     with pytest.raises(RolloutInProgress, match=f"{NEW}.*25%.*{USER}.*--resume"):
         bench.rollout().start("hf://owner/other", QUICK)
     assert bench.get() == before
 
 
+@FIRST_KNATIVE
 def test_two_that_start_at_the_same_moment_do_not_both_win(bench: Bench, mode: str) -> None:
     """The other one gets in between our look and our patch."""
     bench.create(mode)
@@ -197,7 +183,7 @@ def test_two_that_start_at_the_same_moment_do_not_both_win(bench: Bench, mode: s
     def race(seen: Seen, _: int) -> None:
         if seen.dry_run and not raced:
             raced.append(Outcome.PAUSED)
-            paused_at_25(bench)
+            bench.pause_at(25)
 
     bench.front.after = race
     with pytest.raises(Exception, match=r"another command|already"):
@@ -222,6 +208,7 @@ def conflicts(every: int) -> Any:
     return before
 
 
+@pytest.mark.slow
 def test_conflicts_are_retried(bench: Bench, mode: str) -> None:
     bench.create(mode)
     bench.front.before = conflicts(3)
@@ -249,6 +236,7 @@ def test_real_conflict_is_retried(bench: Bench, mode: str) -> None:
     assert writes.count(409) >= 5
 
 
+@FIRST_STANDARD
 def test_server_errors_are_retried(bench: Bench, mode: str) -> None:
     bench.create(mode)
     count = 0
@@ -293,8 +281,10 @@ def test_foreign_change_stops_the_rollout(bench: Bench, mode: str) -> None:
 
 def test_rollback_after_a_foreign_change(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    paused_at_25(bench)
+    bench.pause_at(25)
+    assert not bench.rollout().status().foreign
     bench.edit(foreign_edit(mode))
+    assert "kubectl-edit" in bench.rollout().status().foreign
     assert bench.rollout().rollback().outcome is Outcome.ROLLED_BACK
     assert model(bench) == OLD
     serving = [name for name, share in bench.world.traffic.items() if share]
@@ -302,9 +292,10 @@ def test_rollback_after_a_foreign_change(bench: Bench, mode: str) -> None:
     assert "canary" not in bench.spec()
 
 
+@FIRST_KNATIVE
 def test_leave_ends_the_rollout_and_touches_nothing(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    paused_at_25(bench)
+    bench.pause_at(25)
     bench.edit(foreign_edit(mode))
     before = bench.spec()
     assert bench.rollout().rollback(leave=True).outcome is Outcome.LEFT
@@ -343,6 +334,7 @@ def test_missing_rights_are_listed_before_anything_is_changed(bench: Bench, mode
     assert bench.get() == before
 
 
+@FIRST_STANDARD
 def test_rights_on_the_named_objects_are_enough(bench: Bench, mode: str) -> None:
     """As manifests/rollout/rbac.yaml grants them, by resourceNames."""
     bench.create(mode)
@@ -357,6 +349,7 @@ def test_rights_on_the_named_objects_are_enough(bench: Bench, mode: str) -> None
     assert bench.rollout().start(NEW, QUICK).outcome is Outcome.PROMOTED
 
 
+@FIRST_STANDARD
 def test_judges_that_ask_pods_need_rights_on_pods(bench: Bench, mode: str) -> None:
     bench.create(mode)
     bench.front.denied = {"list pods", "create pods/proxy"}
@@ -379,9 +372,10 @@ def test_preview_changes_nothing(bench: Bench, mode: str) -> None:
     assert bench.spec() != before["spec"]
 
 
+@FIRST_KNATIVE
 def test_history_and_events_say_who_did_what(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    paused_at_25(bench)
+    bench.pause_at(25)
     bench.rollout().rollback("looks odd")
     entries = bench.rollout().history()
     actions = [(entry.action, entry.percent) for entry in entries if entry.action != "restore"]
@@ -403,12 +397,26 @@ def test_history_and_events_say_who_did_what(bench: Bench, mode: str) -> None:
     assert event["involvedObject"]["uid"] == bench.get()["metadata"]["uid"]
 
 
+def test_history_is_read_from_events_where_the_annotations_are_lost(bench: Bench) -> None:
+    bench.create("Knative")
+    bench.pause_at(25)
+    bench.rollout().rollback("looks odd")
+    whole = bench.rollout().history()
+    assert len(whole) == len(set(whole))
+    bench.forget()
+    found = bench.rollout().history()
+    assert [entry.action for entry in found] == ["start", "step", "step", "pause", "rolled back"]
+    assert set(found) <= set(whole)
+    bench.front.denied = {"list events"}
+    assert bench.rollout().history() == ()
+
+
 def test_diff_shows_what_changes(bench: Bench, mode: str) -> None:
     bench.create(mode)
     with pytest.raises(NoRollout):
         bench.rollout().diff()
     assert f"+  storageUri: {NEW}" in bench.rollout().diff(NEW)
-    paused_at_25(bench)
+    bench.pause_at(25)
     assert f"+  storageUri: {NEW}" in bench.rollout().diff()
 
 
@@ -442,13 +450,20 @@ def test_standard_mode_without_a_route_is_refused(bench: Bench) -> None:
         bench.rollout().start(NEW, QUICK)
 
 
+def test_unreachable_cluster_is_said_to_be_that(bench: Bench) -> None:
+    bench.kubeconfig.write_text(bench.kubeconfig.read_text().replace(bench.front.url, "http://127.0.0.1:1"))
+    with pytest.raises(ClusterUnreachable, match="doesn't answer"):
+        bench.rollout().status()
+
+
 def test_unknown_service(bench: Bench) -> None:
     with pytest.raises(ServiceNotFound, match="no InferenceService chat"):
         bench.rollout().status()
 
 
-def test_step_is_refused_while_the_canary_is_not_ready(bench: Bench, mode: str) -> None:
+def test_canary_that_never_gets_ready_takes_no_step_and_is_rolled_back(bench: Bench, mode: str) -> None:
     bench.create(mode)
+    before = bench.spec()
     caught: list[str] = []
 
     def try_step(snapshot: Snapshot) -> None:
@@ -457,8 +472,11 @@ def test_step_is_refused_while_the_canary_is_not_ready(bench: Bench, mode: str) 
                 bench.rollout().step()
             caught.append(error.value.message)
 
-    plan = Plan(interval_s=0.0, ready_timeout_s=2.0)
-    bench.rollout(on_progress=try_step).start("hf://owner/never", plan)
+    plan = Plan(interval_s=0.0, ready_timeout_s=1.0)
+    result = bench.rollout(on_progress=try_step).start("hf://owner/never", plan)
     assert caught
+    assert result.outcome is Outcome.ROLLED_BACK
+    assert "not ready" in result.reasons[0]
     assert bench.percents()[0] == 0
     assert max(bench.percents()) == 0
+    assert bench.spec() == before

@@ -9,19 +9,12 @@ import subprocess
 import sys
 
 import pytest
-from rollout_bench import NAME, NEW, OLD, UNJUDGED, Bench, Says
-
-from rollout import Outcome, Plan
-from rollout.verdict import Decision
+from polling import wait_until
+from rollout_bench import FIRST_KNATIVE, FIRST_STANDARD, NAME, NEW, OLD, UNJUDGED, Bench
 
 pytestmark = pytest.mark.timeout(1800)
 
 START = ("start", NAME, "--model", NEW, *UNJUDGED)
-
-
-def paused_at_25(bench: Bench) -> None:
-    plan = Plan(interval_s=0.0, ready_timeout_s=60.0, verdict_timeout_s=0.001)
-    assert bench.rollout(Says({25: Decision.WAIT})).start(NEW, plan).outcome is Outcome.PAUSED
 
 
 def test_start_promotes_and_prints_its_progress(bench: Bench, mode: str) -> None:
@@ -34,6 +27,7 @@ def test_start_promotes_and_prints_its_progress(bench: Bench, mode: str) -> None
     assert bench.spec()["predictor"]["model"]["storageUri"] == NEW
 
 
+@FIRST_STANDARD
 def test_bad_canary_ends_with_status_3_and_the_reason(bench: Bench, mode: str) -> None:
     bench.create(mode)
     status, output, _ = bench.run("start", NAME, "--model", "hf://owner/broken", *UNJUDGED)
@@ -43,6 +37,7 @@ def test_bad_canary_ends_with_status_3_and_the_reason(bench: Bench, mode: str) -
     assert bench.spec()["predictor"]["model"]["storageUri"] == OLD
 
 
+@FIRST_STANDARD
 def test_dry_run_prints_the_patch_and_changes_nothing(bench: Bench, mode: str) -> None:
     bench.create(mode)
     before = bench.get()
@@ -58,14 +53,14 @@ def test_dry_run_prints_the_patch_and_changes_nothing(bench: Bench, mode: str) -
 
 def test_every_other_command(bench: Bench) -> None:
     bench.create("Standard")
-    paused_at_25(bench)
+    bench.pause_at(25)
     status, output, errors = bench.run("status", NAME)
     assert status == 0, errors
     for expected in (NEW, OLD, "25%", "75%", "no verdict", "canary, ready"):
         assert expected in output
     status, output, _ = bench.run("step", NAME)
     assert status == 0
-    bench.wait(lambda: sorted(bench.world.traffic.values()) == [50, 50])
+    wait_until(lambda: sorted(bench.world.traffic.values()) == [50, 50])
     status, output, _ = bench.run("pause", NAME, "--reason", "lunch")
     assert status == 0
     assert f"storageUri: {NEW}" in bench.run("diff", NAME)[1]
@@ -82,9 +77,23 @@ def test_every_other_command(bench: Bench) -> None:
     assert bench.run("status", NAME, "--watch")[0] == 0
 
 
+def test_interrupted_watching_says_nothing_of_the_rollout(bench: Bench) -> None:
+    bench.create("Standard")
+    bench.pause_at(25)
+    looks = len(bench.front.seen)
+    process = bench.command("status", NAME, "--watch")
+    wait_until(lambda: len(bench.front.seen) > looks + 1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 130
+    assert "progressing at 25%" in output
+    assert errors == ""
+
+
+@FIRST_KNATIVE
 def test_promote(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    paused_at_25(bench)
+    bench.pause_at(25)
     status, output, _ = bench.run("promote", NAME)
     assert status == 0
     assert "promoted" in output
@@ -95,10 +104,10 @@ def test_promote(bench: Bench, mode: str) -> None:
 def test_interrupt_says_how_to_go_on(bench: Bench, mode: str, number: signal.Signals) -> None:
     bench.create(mode)
     process = bench.command("start", NAME, "--model", NEW, "--metrics", "none", "--interval", "10m")
-    bench.wait(lambda: bench.percents()[-1:] == [5])
-    bench.wait(lambda: 5 in bench.world.traffic.values())
+    wait_until(lambda: bench.percents()[-1:] == [5])
+    wait_until(lambda: 5 in bench.world.traffic.values())
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert f"rollout start {NAME} --resume" in errors
     assert f"rollout rollback {NAME}" in errors
@@ -111,15 +120,20 @@ def test_interrupt_says_how_to_go_on(bench: Bench, mode: str, number: signal.Sig
     assert bench.percents() == [0, 5, 25, 50, 100]
 
 
+def slow(*values: object) -> object:
+    """A case for the slow tests; each takes a process."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--model", NEW, "--steps", "5,3"), "ascending"),
-        (("--model", NEW, "--steps", "a"), "whole percentages"),
-        (("--model", NEW, "--interval", "soon"), "duration 'soon'"),
-        (("--model", NEW, "--interval", "2h"), "longer than the time"),
+        slow(("--model", NEW, "--steps", "a"), "whole percentages"),
+        slow(("--model", NEW, "--interval", "soon"), "duration 'soon'"),
+        slow(("--model", NEW, "--interval", "2h"), "longer than the time"),
         ((), "--model"),
-        (("--model", NEW, "--resume"), "--model"),
+        slow(("--model", NEW, "--resume"), "--model"),
         (("--resume",), "no rollout yet"),
         (("--model", "file.gguf"), "no model reference"),
     ],
@@ -132,6 +146,7 @@ def test_mistakes_get_a_message(bench: Bench, options: tuple[str, ...], message:
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_unreachable_cluster_gets_a_message(bench: Bench) -> None:
     bench.kubeconfig.write_text(bench.kubeconfig.read_text().replace(bench.front.url, "http://127.0.0.1:1"))
     status, _, errors = bench.run("status", NAME)
