@@ -108,7 +108,7 @@ def running_crd_server(folder: Path) -> Iterator[CrdServer]:
     with (
         _process(etcd, folder / "etcd.log"),
         _process(server, folder / "server.log") as process,
-        httpx.Client(base_url=url, verify=context, timeout=60) as client,
+        httpx.Client(base_url=url, verify=context, timeout=600) as client,
     ):
         _wait_ready(client, process, folder / "server.log")
         yield CrdServer(url, client, context)
@@ -129,7 +129,7 @@ def install_definitions(server: CrdServer) -> None:
 def _established(server: CrdServer) -> set[str]:
     return {
         item["metadata"]["name"]
-        for item in server.client.get(CRDS).json()["items"]
+        for item in server.client.get(CRDS).json().get("items", [])
         for condition in item.get("status", {}).get("conditions") or []
         if (condition["type"], condition["status"]) == ("Established", "True")
     }

@@ -109,7 +109,7 @@ class ClusterFront:
 @contextmanager
 def running_front(url: str, tls: ssl.SSLContext) -> Iterator[ClusterFront]:
     """Serve in front of the API server at `url` until the end."""
-    with httpx.Client(base_url=url, verify=tls, timeout=60) as real:
+    with httpx.Client(base_url=url, verify=tls, timeout=600) as real:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
