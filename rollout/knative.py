@@ -60,6 +60,7 @@ class Knative:
             Phase.PROMOTED: record.canary,
             Phase.WITHDRAWING: {**service.predictor, _PERCENT: 0},
             Phase.RESTORING: {**record.stable, _PERCENT: 0},
+            Phase.FINISHING: record.stable,
             Phase.ROLLED_BACK: record.stable,
             Phase.LEFT: service.predictor,
         }[record.phase]
@@ -67,7 +68,8 @@ class Knative:
 
     def back(self, phase: Phase) -> Phase:
         """With the traffic back, the old spec becomes a new revision, which gets all traffic once ready."""
-        return Phase.RESTORING if phase is Phase.WITHDRAWING else Phase.ROLLED_BACK
+        following = {Phase.WITHDRAWING: Phase.RESTORING, Phase.RESTORING: Phase.FINISHING}
+        return following.get(phase, Phase.ROLLED_BACK)
 
     def observe(self, service: Service, record: Record) -> Observed:
         """From the traffic of the Knative Service, as KServe passes it on."""
@@ -77,6 +79,9 @@ class Knative:
         shares = _shares(status)
         if record.phase is Phase.RESTORING:
             settled = created == ready and created not in (record.stable_revision, record.canary_revision)
+            return Observed(0, settled, settled, _failure(service), record.canary_revision)
+        if record.phase is Phase.FINISHING:
+            settled = created == ready and shares.get(created) == 100
             return Observed(0, settled, settled, _failure(service), record.canary_revision)
         canary = record.canary_revision or (created if created != record.stable_revision else "")
         if record.phase is Phase.WITHDRAWING:

@@ -36,12 +36,13 @@ class Mode(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a rollout is. The first four are passed through, the others are ends."""
+    """Where a rollout is. The first five are passed through, the others are ends, which change no spec."""
 
     PROGRESSING = "progressing"
     PROMOTING = "promoting"
     WITHDRAWING = "withdrawing"
     RESTORING = "restoring"
+    FINISHING = "finishing"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back"
     LEFT = "left as it was"
@@ -54,7 +55,7 @@ class Phase(StrEnum):
     @property
     def going_back(self) -> bool:
         """Whether a rollback is under way."""
-        return self in (Phase.WITHDRAWING, Phase.RESTORING)
+        return self in (Phase.WITHDRAWING, Phase.RESTORING, Phase.FINISHING)
 
 
 @dataclass(frozen=True, slots=True)
