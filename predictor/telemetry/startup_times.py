@@ -12,15 +12,18 @@ from pathlib import Path
 class StartupTimes:
     """Collects the parts; made as early as possible.
 
+    Args:
+        of_process: whether the start is the process's, not that of a model which it loads later.
+
     Attributes:
         parts: seconds by name. `python` is what passed before this object was made; missing where the
             system doesn't tell when the process began.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_process: bool = True) -> None:
         self.parts: dict[str, float] = {}
         self._began = time.perf_counter()
-        age = _process_age()
+        age = _process_age() if of_process else None
         if age is not None:
             self.parts["python"] = age
             self._began -= age

@@ -66,44 +66,62 @@ class EngineReplica:
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        self._times = StartupTimes()
         self._options = dict(options)
         self._settings = Settings(**self._options)
         configure_logging(self._settings)
         # kserve reads the command line when it is imported, and a Ray worker's says nothing to it.
         sys.argv = sys.argv[:1]
-        self._application = KServeApplication(self._settings, self._count_refused)
+        with self._times.measure("imports"):
+            self._application = KServeApplication(self._settings, self._count_refused)
         add_request_fields(**self._application.log_fields)
         self._current: _Generation | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[asyncio.Task[None], _Generation] = {}
         self._switch = asyncio.Lock()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Load the model that `config` names and let it take over; requests under way keep the old one.
 
+        A model that can't be used leaves the old one where it is: Ray would end a replica whose
+        reconfiguration fails, and its replacement would fail again.
+
         Raises:
-            StartupError: the model can't be used; the old one goes on.
+            StartupError: the first model can't be used.
         """
-        if unknown := sorted(config.keys() - SWITCHABLE):
-            raise StartupError(f"user_config: unknown {unknown[0]!r}; known: {', '.join(sorted(SWITCHABLE))}")
         async with self._switch:
-            load = await self._load(config)
+            try:
+                load = await self._load(config)
+            except Exception as error:
+                if self._current is None:
+                    raise
+                logger.error("the model was not switched and the old one goes on: %s", error)
+                return
             old, self._current = self._current, _Generation(load)
             if old is not None:
                 old.load.withdraw_metrics()
                 ending = asyncio.create_task(old.end(self._settings.grace_period_seconds))
-                self._ending.add(ending)
-                ending.add_done_callback(self._ending.discard)
+                self._ending[ending] = old
+                ending.add_done_callback(self._ending.pop)
             load.record_start()
         logger.info("serving %s as %r", config.get("model", self._settings.model), load.name)
 
     async def _load(self, config: Mapping[str, Any]) -> BackgroundLoad:
+        """Load the model and publish it."""
+        if unknown := sorted(config.keys() - SWITCHABLE):
+            raise StartupError(f"user_config: unknown {unknown[0]!r}; known: {', '.join(sorted(SWITCHABLE))}")
         try:
             settings = Settings(**{**self._options, **config})
         except ValidationError as error:
             raise StartupError(explain(error)) from None
-        plan = await asyncio.to_thread(plan_startup, settings)
-        load = BackgroundLoad(plan, StartupTimes())
-        self._application.models.publish(await load.wait())
+        times = self._times if self._current is None else StartupTimes(of_process=False)
+        with times.measure("prepare"):
+            plan = await asyncio.to_thread(plan_startup, settings)
+        load = BackgroundLoad(plan, times)
+        try:
+            self._application.models.publish(await load.wait())
+        except Exception:
+            await asyncio.to_thread(load.close)
+            raise
         return load
 
     def check_health(self) -> None:
@@ -142,6 +160,16 @@ class EngineReplica:
         """
         with self._generation():
             return await self._application.grpc.call(method, request, metadata)
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new requests, let the running ones finish, and cut those that take longer.
+
+        Args:
+            seconds: how long they may take; a second call with less cuts them earlier.
+        """
+        self._application.models.withdraw_all()
+        generations = [*self._ending.values(), *([] if self._current is None else [self._current])]
+        await asyncio.gather(*(generation.load.drain(seconds) for generation in generations))
 
     def _count_refused(self, reason: str) -> None:
         if self._current is not None:
