@@ -20,6 +20,7 @@ import httpx
 import psutil
 
 from benchmarks.servers import free_port
+from runtimes.ray_serve.proxy import ENVIRONMENT
 
 START_SECONDS = 120
 DEPLOY_SECONDS = 180
@@ -39,11 +40,13 @@ class RayCluster:
         process: `ray start --block`.
         api: where configurations are sent.
         log: the output of the process, Ray's own logs being in its session folder.
+        access: environment variables with which a process may connect to it.
     """
 
     process: psutil.Popen
     api: httpx.Client = field(repr=False)
     log: Path
+    access: Mapping[str, str] = field(repr=False)
 
     def deploy(self, config: Mapping[str, Any]) -> None:
         """What `serve deploy` does, and wait until it has been carried out.
@@ -73,7 +76,20 @@ class RayCluster:
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The processes of one deployment's replicas."""
         title = f"ServeReplica:llamacpp:{deployment}"
-        return [child for child in self.process.children(recursive=True) if title in _titles(child)]
+        return [child for child in self.process.children(recursive=True) if title in _title(child)]
+
+    def proxy(self) -> psutil.Process:
+        """The process of the HTTP and gRPC proxy."""
+        (found,) = (
+            child
+            for child in self.process.children(recursive=True)
+            if _title(child).startswith("ProxyActor") and child.status() != psutil.STATUS_ZOMBIE
+        )
+        return found
+
+    def log_of(self, deployment: str) -> str:
+        """What the replicas of a deployment have written to standard error."""
+        return "".join(Path(f"/proc/{replica.pid}/fd/2").read_text() for replica in self.replicas(deployment))
 
 
 def _is_settled(application: Mapping[str, Any]) -> bool:
@@ -82,7 +98,7 @@ def _is_settled(application: Mapping[str, Any]) -> bool:
     return application["status"] == "RUNNING" and all(one["status"] == "HEALTHY" for one in deployments)
 
 
-def _titles(process: psutil.Process) -> str:
+def _title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline()).removeprefix("ray::").split("(")[0].strip() + " "
     except psutil.Error:
@@ -105,14 +121,14 @@ def ray_cluster(cpus: int, log: Path) -> Iterator[RayCluster]:
     command += ["--num-cpus", str(cpus), "--object-store-memory", str(OBJECT_STORE_BYTES)]
     token = secrets.token_hex(16)
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **access}
+    environment = {**os.environ, **ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0", **access}
     with log.open("w") as output:
         process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
         headers = {"Authorization": f"Bearer {token}"}
         address = f"http://127.0.0.1:{dashboard_port}"
         with httpx.Client(base_url=address, headers=headers, timeout=60) as api:
-            cluster = RayCluster(process, api, log)
+            cluster = RayCluster(process, api, log, {"RAY_ADDRESS": f"127.0.0.1:{port}", **access})
             _wait_until_up(cluster)
             yield cluster
     finally:

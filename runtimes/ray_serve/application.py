@@ -7,6 +7,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import LoggingConfig
 
 from predictor.cgroup import default_threads
 from predictor.errors import StartupError
@@ -22,6 +23,10 @@ GATEWAY = "gateway"
 SPARE_REQUESTS = 16
 # From the last answer to the end of the process.
 CLOSE_SECONDS = 5
+# Replicas log every request themselves, in the form that was asked for.
+LOGGING = LoggingConfig(enable_access_log=False)
+# After so long a process that died is missed, and replaced.
+HEALTH_CHECK_SECONDS = 2
 PREFIX_ROUTER = "runtimes.ray_serve.router:PrefixRouter"
 
 
@@ -44,8 +49,11 @@ def build(settings: Settings) -> serve.Application:
         name=GATEWAY,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=100_000,  # The replicas limit what is taken.
+        logging_config=LOGGING,
         user_config={"canary_percent": settings.canary_percent},
-        graceful_shutdown_timeout_s=settings.grace_period_seconds + CLOSE_SECONDS,
+        health_check_period_s=HEALTH_CHECK_SECONDS,
+        # Longer than the replicas', so that it can say what became of requests that took too long.
+        graceful_shutdown_timeout_s=settings.grace_period_seconds + 2 * CLOSE_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
     )
     return gateway(Gateway).bind(engines, settings.max_body_bytes)
@@ -92,8 +100,9 @@ def _engine(deployment: str, settings: Settings, options: dict[str, Any], model:
         ray_actor_options={"num_cpus": options["threads"], "num_gpus": settings.replica_gpus},
         max_ongoing_requests=places,
         max_queued_requests=places,
+        logging_config=LOGGING,
         user_config={"model": model},
-        health_check_period_s=2,
+        health_check_period_s=HEALTH_CHECK_SECONDS,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=settings.grace_period_seconds + CLOSE_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,

@@ -19,13 +19,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from predictor.api.errors import error_response, grpc_error, kserve_error, openai_error
+from predictor.api.errors import grpc_error
 from predictor.api.middleware import install_middleware
-from predictor.api.streaming import sse
 from predictor.errors import NotReady, PredictorError, QueueFull, Unavailable
 from runtimes.ray_serve.asgi_call import SCOPE_KEYS
 from runtimes.ray_serve.grpc_service import GrpcAnswer
 from runtimes.ray_serve.prefix import prefix_keys
+from runtimes.ray_serve.sent_answer import SentAnswer
 from runtimes.ray_serve.traffic import TrafficSplit
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Gateway:
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
-        sent = _Sent(send)
+        sent = SentAnswer(send)
         try:
             async for messages in self._answer(scope, body):
                 for message in messages:
@@ -119,33 +119,6 @@ class Gateway:
     ModelInfer = _grpc_method("ModelInfer")
     RepositoryModelLoad = _grpc_method("RepositoryModelLoad")
     RepositoryModelUnload = _grpc_method("RepositoryModelUnload")
-
-
-class _Sent:
-    """Passes an answer on and knows how far it has come."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._streams_events: bool | None = None  # None: nothing was sent
-        self.is_complete = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = dict(message["headers"])
-            self._streams_events = headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        elif not message.get("more_body", False):
-            self.is_complete = True
-        await self._send(message)
-
-    async def end_with(self, error: PredictorError, scope: Scope, receive: Receive) -> None:
-        """Say in the route's own form what cut the answer short."""
-        if self._streams_events is None:
-            await error_response(error, scope["path"])(scope, receive, self._send)
-            return
-        if not self._streams_events:
-            raise error  # The status is out; the proxy closes the connection.
-        form = kserve_error if scope["path"].startswith("/v2/") else openai_error
-        await self._send({"type": "http.response.body", "body": sse(form(error)), "more_body": False})
 
 
 def explained(error: Exception) -> PredictorError:

@@ -1,0 +1,48 @@
+"""An answer on its way to the client, which may have to end with an error."""
+
+from __future__ import annotations
+
+from starlette.types import Message, Receive, Scope, Send
+
+from predictor.api.errors import error_response, kserve_error, openai_error
+from predictor.api.streaming import sse
+from predictor.errors import PredictorError
+
+
+class SentAnswer:
+    """Passes an answer on and knows how far it has come.
+
+    Args:
+        send: ASGI's.
+
+    Attributes:
+        is_complete: whether its end was sent.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streams_events: bool | None = None  # None: nothing was sent
+        self.is_complete = False
+
+    async def __call__(self, message: Message) -> None:
+        """Pass on a message of the answer."""
+        if message["type"] == "http.response.start":
+            headers = dict(message["headers"])
+            self._streams_events = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        elif not message.get("more_body", False):
+            self.is_complete = True
+        await self._send(message)
+
+    async def end_with(self, error: PredictorError, scope: Scope, receive: Receive) -> None:
+        """Say in the route's own form what cut the answer short.
+
+        Raises:
+            PredictorError: the same, where the answer has begun and has no form for an error.
+        """
+        if self._streams_events is None:
+            await error_response(error, scope["path"])(scope, receive, self._send)
+            return
+        if not self._streams_events:
+            raise error  # The status is out; the proxy closes the connection.
+        form = kserve_error if scope["path"].startswith("/v2/") else openai_error
+        await self._send({"type": "http.response.body", "body": sse(form(error)), "more_body": False})
