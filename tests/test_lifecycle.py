@@ -160,9 +160,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_sigterm_lets_running_requests_finish(
-    model_path: Path, tmp_path: Path, pool: ThreadPoolExecutor
+    platform: str, model_path: Path, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    options = ("--grace-period-seconds", "200")
+    options = ("--platform", platform, "--grace-period-seconds", "200")
     with running_server(model_path, tmp_path / "log", *options) as server, grpc_stub(server) as stub:
         whole: Future[httpx.Response] = pool.submit(predict, server, 120)
         remote = stub.ModelInfer.future(infer_message(server, 120))
@@ -183,11 +183,15 @@ def test_sigterm_lets_running_requests_finish(
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, None])
 def test_what_runs_too_long_is_cut(
-    model_path: Path, tmp_path: Path, pool: ThreadPoolExecutor, second: signal.Signals | None
+    platform: str,
+    model_path: Path,
+    tmp_path: Path,
+    pool: ThreadPoolExecutor,
+    second: signal.Signals | None,
 ) -> None:
     """By the end of the grace period, or by a second signal."""
     grace = 60 if second else 2
-    options = ("--grace-period-seconds", str(grace))
+    options = ("--platform", platform, "--grace-period-seconds", str(grace))
     with running_server(model_path, tmp_path / "log", *options) as server, grpc_stub(server) as stub:
         whole: Future[httpx.Response] = pool.submit(predict, server, ENDLESS)
         remote = stub.ModelInfer.future(infer_message(server, ENDLESS))

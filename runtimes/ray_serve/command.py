@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
-from importlib.util import find_spec
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from predictor.cgroup import default_threads
 from predictor.errors import StartupError
 from predictor.logs import configure_logging
 from predictor.settings import Settings
 from predictor.startup import check_ports, plan_startup
+from runtimes.ray_serve.proxy import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +27,15 @@ GRPC_SERVICE = "runtimes.ray_serve.grpc_service.add_open_inference"
 # Arguments over 100 kB pass through the object store, and nothing else does.
 OBJECT_STORE_BYTES = 128 * 2**20
 APPLICATION = "llamacpp"
+CALL_SECONDS = 5
+"""Time for a call to a replica, beside what the method itself takes."""
 
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT.
 
-    With RAY_ADDRESS in the environment the application goes to that cluster; otherwise a cluster of this
-    machine is started for it.
+    With RAY_ADDRESS in the environment the application goes to that cluster, which is left as it was;
+    otherwise a cluster of this machine is started for it.
 
     Returns:
         The exit status of the process.
@@ -34,34 +43,57 @@ def run(settings: Settings) -> int:
     Raises:
         StartupError: the application can't start; the message says what to do.
     """
-    if find_spec("ray") is None:
-        raise ModuleNotFoundError("No module named 'ray'", name="ray")
     configure_logging(settings)
     check_ports(settings)
     plan_startup(settings)
-    # Ray reads these when it is imported, and passes them on to its own processes.
-    os.environ.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(settings.max_body_bytes))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    stopped = threading.Event()
-    _start_ray(settings)
+    # For the processes that Ray starts.
+    size = {"RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(settings.max_body_bytes)}
+    for name, value in {**ENVIRONMENT, **size, "RAY_USAGE_STATS_ENABLED": "0"}.items():
+        os.environ.setdefault(name, value)
+    signals, joins = _Signals(), bool(os.environ.get("RAY_ADDRESS"))
+    _start_ray(settings, joins)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopped.set())
+            signal.signal(number, signals)
         _deploy(settings)
+        signals.end_the_process = False
+        handles = _handles(settings)
         logger.info("model is ready on port %d", settings.http_port)
-        stopped.wait()
+        signals.first.wait()
         logger.info("finishing what runs and taking nothing new")
+        _drain(handles, settings.grace_period_seconds, signals.second)
     finally:
-        _stop_ray()
+        signals.end_the_process = False
+        _stop_ray(joins)
     return 0
 
 
-def _start_ray(settings: Settings) -> None:
+class _Signals:
+    """Handles SIGTERM and SIGINT.
+
+    Attributes:
+        end_the_process: whether the first one ends it without more ado.
+        first: set by the first one.
+        second: set by the second one.
+    """
+
+    def __init__(self) -> None:
+        self.end_the_process = True
+        self.first, self.second = threading.Event(), threading.Event()
+
+    def __call__(self, *_: object) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+        if self.end_the_process:
+            self.end_the_process = False
+            sys.exit(0)
+
+
+def _start_ray(settings: Settings, joins: bool) -> None:
     import ray
 
     from runtimes.ray_serve.application import most_replicas, replica_threads
 
-    if os.environ.get("RAY_ADDRESS"):
+    if joins:
         ray.init(log_to_driver=True)
         return
     ray.init(
@@ -77,7 +109,7 @@ def _deploy(settings: Settings) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions, gRPCOptions
 
-    from runtimes.ray_serve.application import build
+    from runtimes.ray_serve.application import LOGGING, build
 
     serve.start(
         proxy_location="HeadOnly",
@@ -87,6 +119,7 @@ def _deploy(settings: Settings) -> None:
             grpc_servicer_functions=[GRPC_SERVICE] if settings.enable_grpc else [],
             enable_reflection=False,
         ),
+        logging_config=LOGGING,
     )
     try:
         serve.run(build(settings), name=APPLICATION, route_prefix="/")
@@ -94,9 +127,60 @@ def _deploy(settings: Settings) -> None:
         raise StartupError(f"Ray Serve could not start the application: {error}") from error
 
 
-def _stop_ray() -> None:
+def _handles(settings: Settings) -> list[DeploymentHandle[Any]]:
+    """Handles of all engines, which know their replicas already: that takes seconds at the first call."""
+    from ray import serve
+
+    from runtimes.ray_serve.application import CANARY, STABLE
+
+    names = [STABLE] if settings.canary_model is None else [STABLE, CANARY]
+    handles = [serve.get_deployment_handle(name, APPLICATION) for name in names]
+    _call_replicas(handles, "check_health")
+    return handles
+
+
+def _drain(handles: Sequence[DeploymentHandle[Any]], seconds: float, hurry: threading.Event) -> None:
+    """Let the running requests finish within so many seconds and refuse new ones, in every replica.
+
+    Ray's own shutdown begins with the proxy, which ends all connections.
+    """
+    from ray import serve
+
+    def cut() -> None:
+        hurry.wait()
+        _call_replicas(handles, "drain", 0)
+
+    threading.Thread(target=cut, name="cut", daemon=True).start()
+    _call_replicas(handles, "drain", seconds)
+    serve.delete(APPLICATION)  # The gateway passes the last answers on.
+
+
+def _call_replicas(
+    handles: Sequence[DeploymentHandle[Any]], method: str, seconds: float | None = None
+) -> None:
+    """Call a method of all replicas, with the time that it may take if it takes one, and wait for it."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    def call(handle: DeploymentHandle[Any]) -> None:
+        arguments = () if seconds is None else (seconds,)
+        try:
+            handle.broadcast(method, *arguments).results(timeout_s=(seconds or 0) + CALL_SECONDS)
+        except DeploymentUnavailableError:
+            pass  # It is scaled to zero.
+        except (RayError, TimeoutError) as error:
+            logger.warning(
+                "%s: not all replicas could be told to %s: %s", handle.deployment_name, method, error
+            )
+
+    with ThreadPoolExecutor(len(handles)) as pool:
+        list(pool.map(call, handles))
+
+
+def _stop_ray(joined: bool) -> None:
     import ray
     from ray import serve
 
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    if not joined:
+        serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()
