@@ -30,11 +30,23 @@ class Deployed:
         return f"http://127.0.0.1:{self.port}"
 
     def deploy(
-        self, *, model: Path | None = None, canary_percent: int | None = None, **settings: Any
+        self,
+        *,
+        model: Path | None = None,
+        canary_percent: int | None = None,
+        engine: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
-        """Deploy it, or change what is deployed: Ray compares with the last configuration."""
+        """Deploy it, or change what is deployed: Ray compares with the last configuration.
+
+        Args:
+            model: for `user_config`, the first by default.
+            canary_percent: None leaves the gateway's configuration out.
+            engine: more of Ray's fields for the deployment `engine`.
+            settings: for `args`.
+        """
         deployments: list[Mapping[str, Any]] = [
-            {"name": "engine", "user_config": {"model": str(model or self.first)}}
+            {"name": "engine", "user_config": {"model": str(model or self.first)}, **(engine or {})}
         ]
         if canary_percent is not None:
             deployments.append({"name": "gateway", "user_config": {"canary_percent": canary_percent}})

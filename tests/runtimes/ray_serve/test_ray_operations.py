@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -12,11 +13,25 @@ import pytest
 from chat_load import BODY, Answer, answers_during, ask, prompt_tokens
 from deployed_application import Deployed
 
+LONG = {**BODY, "max_tokens": 1500, "stream": True}
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def pids(deployed: Deployed, deployment: str = "engine") -> set[int]:
-    return {process.pid for process in deployed.cluster.replicas(deployment)}
+    processes = deployed.cluster.replicas(deployment)
+    return {process.pid for process in processes if process.status() != psutil.STATUS_ZOMBIE}
+
+
+def ends_with_an_error(deployed: Deployed, deployment: str) -> bool:
+    """Whether a stream does whose replica of the deployment is killed."""
+    with httpx.stream("POST", f"{deployed.url}/v1/chat/completions", json=LONG, timeout=120) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: {")
+        for process in deployed.cluster.replicas(deployment):
+            process.kill()
+        *_, last = (line for line in lines if line)
+    return '"code":"unavailable"' in last
 
 
 def statuses(answers: list[Answer]) -> set[int]:
@@ -54,17 +69,70 @@ def test_a_killed_replica_costs_only_what_it_ran(deployed: Deployed) -> None:
 
 def test_a_stream_on_a_killed_replica_ends_with_an_error(deployed: Deployed) -> None:
     deployed.deploy(replicas=1)
-    url, body = f"{deployed.url}/v1/chat/completions", {**BODY, "max_tokens": 1500, "stream": True}
-    with httpx.stream("POST", url, json=body, timeout=120) as response:
-        lines = response.iter_lines()
-        assert next(lines).startswith("data: {")
-        for process in deployed.cluster.replicas("engine"):
-            process.kill()
-        rest = [line for line in lines if line]
-    assert '"code":"unavailable"' in rest[-1]
-    assert "[DONE]" not in rest[-1]
+    assert ends_with_an_error(deployed, "engine")
     # The next request waits for the new replica instead of failing.
     assert ask(deployed.url).status == 200
+
+
+@pytest.mark.parametrize("content", [None, b"GGUF" + bytes(100)], ids=["missing", "broken"])
+def test_a_model_that_cannot_be_used_leaves_the_old_one(
+    deployed: Deployed, tmp_path: Path, content: bytes | None
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    if content is not None:
+        bad.write_bytes(content)
+    deployed.deploy(replicas=2)
+    before, replicas = prompt_tokens(deployed.url), pids(deployed)
+    answers = answers_during(deployed.url, lambda: deployed.deploy(replicas=2, model=bad))
+    assert statuses(answers) == {200}
+    assert {answer.prompt_tokens for answer in answers} == {before}
+    assert pids(deployed) == replicas
+    lines = [line for line in deployed.cluster.log_of("engine").splitlines() if str(bad) in line]
+    assert len(lines) == 2
+    assert all("ERROR" in line and "the old one goes on" in line for line in lines)
+    deployed.deploy(replicas=2, model=deployed.second)
+    assert prompt_tokens(deployed.url) != before
+    assert pids(deployed) == replicas
+
+
+def test_a_killed_gateway_costs_only_what_it_held(deployed: Deployed) -> None:
+    deployed.deploy(replicas=1)
+    prompt_tokens(deployed.url)
+    (victim,) = deployed.cluster.replicas("gateway")
+    answers = answers_during(deployed.url, victim.kill, clients=6, max_tokens=64)
+    lost = [answer for answer in answers if answer.status != 200]
+    assert statuses(answers) == {200, 503}
+    assert len(lost) <= 6
+    for answer in lost:
+        assert "the gateway that held this request has ended; send the request again" in answer.text
+        assert answer.retry_after
+
+
+def test_a_stream_through_a_killed_gateway_ends_with_an_error(deployed: Deployed) -> None:
+    deployed.deploy(replicas=1)
+    assert ends_with_an_error(deployed, "gateway")
+    assert ask(deployed.url).status == 200
+
+
+def test_a_killed_proxy_comes_back(deployed: Deployed) -> None:
+    """Its connections end with it."""
+    deployed.deploy(replicas=1)
+    replicas = pids(deployed), pids(deployed, "gateway")
+    with httpx.stream("POST", f"{deployed.url}/v1/chat/completions", json=LONG, timeout=120) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: {")
+        deployed.cluster.proxy().kill()
+        with pytest.raises(httpx.TransportError):
+            list(lines)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            assert ask(deployed.url).status == 200
+            break
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "the proxy did not come back"
+            time.sleep(0.2)
+    assert (pids(deployed), pids(deployed, "gateway")) == replicas
 
 
 def test_the_share_of_a_canary_changes_at_run_time(deployed: Deployed) -> None:
@@ -83,23 +151,18 @@ def test_the_share_of_a_canary_changes_at_run_time(deployed: Deployed) -> None:
 
 
 def test_the_first_request_wakes_a_model_that_was_scaled_to_zero(deployed: Deployed) -> None:
-    deployed.deploy(min_replicas=0, max_replicas=1)
-    assert pids(deployed) == set()
-    answers: list[Answer] = []
-    clients = [threading.Thread(target=lambda: answers.append(ask(deployed.url))) for _ in range(3)]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
-    assert [answer.status for answer in answers] == [200] * 3
-    assert len(pids(deployed)) == 1
+    """And after a while without requests it is at zero again."""
+    impatient = {"autoscaling_config": {"min_replicas": 0, "max_replicas": 1, "downscale_delay_s": 1}}
+    for engine in ({}, impatient):
+        deployed.deploy(min_replicas=0, max_replicas=1, engine=engine)
+        wait_for_replicas(deployed, 0)
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(ask, [deployed.url] * 3))
+        assert statuses(answers) == {200}
 
 
-def wait_for_replicas(deployed: Deployed, count: int) -> None:
+def wait_for_replicas(deployed: Deployed, count: int, deployment: str = "engine") -> None:
     deadline = time.monotonic() + 120
-    while (
-        sum(process.status() != psutil.STATUS_ZOMBIE for process in deployed.cluster.replicas("engine"))
-        < count
-    ):
-        assert time.monotonic() < deadline, "the killed replica was not replaced"
+    while len(pids(deployed, deployment)) != count:
+        assert time.monotonic() < deadline, f"there are {pids(deployed, deployment)} of {count} replicas"
         time.sleep(0.2)
