@@ -31,8 +31,8 @@ def bert(folder: Path) -> TinyModel:
 
 
 @pytest.fixture(scope="module")
-def embedder(bert: TinyModel, folder: Path) -> Iterator[Server]:
-    with running_server(bert.path, folder / "bert.log") as server:
+def embedder(platform: str, bert: TinyModel, folder: Path) -> Iterator[Server]:
+    with running_server(bert.path, folder / "bert.log", "--platform", platform) as server:
         yield server
 
 
@@ -42,8 +42,8 @@ def reranking(folder: Path) -> TinyModel:
 
 
 @pytest.fixture(scope="module")
-def reranker(reranking: TinyModel, folder: Path) -> Iterator[Server]:
-    with running_server(reranking.path, folder / "rank.log") as server:
+def reranker(platform: str, reranking: TinyModel, folder: Path) -> Iterator[Server]:
+    with running_server(reranking.path, folder / "rank.log", "--platform", platform) as server:
         yield server
 
 
