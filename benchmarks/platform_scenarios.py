@@ -107,6 +107,9 @@ OPEN = ServingScenario(
     work=_open,
 )
 
+BY_LOAD, BY_PREFIX = "routing by load", "routing by prefix"
+ROUTING = {BY_LOAD: "load", BY_PREFIX: "prefix"}
+"""The two servers of `PREFIX`, and the option of each."""
 _PREFIXES, _PREFIX_TOKENS, _PER_PREFIX, _PREFIX_CLIENTS = 6, 400, 4, 4
 
 
