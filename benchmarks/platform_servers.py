@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -42,7 +43,10 @@ def bare_engine(
         context_tokens=setup.context_tokens,
         max_sequence_tokens=setup.sequence_tokens,
     )
-    engine = Engine(plan_startup(settings).engine)
+    # Loaded on a thread that ends, as the servers do: OpenMP keeps threads for each thread that llama.cpp has
+    # computed on, and once there are more than cores, those that wait between two steps go to sleep.
+    with ThreadPoolExecutor(1) as pool:
+        engine = pool.submit(Engine, plan_startup(settings).engine).result()
     try:
         return asyncio.run(_closed_loop(engine, prompts, max_tokens, clients))
     finally:
