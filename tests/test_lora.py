@@ -118,10 +118,7 @@ async def test_grpc_takes_the_name_too(lora_server: Server) -> None:
     assert len(set(texts)) == 2
 
 
-def test_metrics_name_the_adapters_at_work(client: OpenAI, http: httpx.Client, platform: str) -> None:
-    if platform == "ray":
-        pytest.skip("a gateway has no engine metrics")
-
+def test_metrics_name_the_adapters_at_work(client: OpenAI, http: httpx.Client) -> None:
     def info() -> dict[str, str]:
         text = http.get("/metrics").text
         (family,) = [f for f in text_string_to_metric_families(text) if f.name == INFO]

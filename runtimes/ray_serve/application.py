@@ -27,6 +27,8 @@ CLOSE_SECONDS = 5
 LOGGING = LoggingConfig(enable_access_log=False)
 # After so long a process that died is missed, and replaced.
 HEALTH_CHECK_SECONDS = 2
+# A model that was scaled to zero has so long to be loaded for the request that woke it.
+HOLD_SECONDS = 300
 PREFIX_ROUTER = "runtimes.ray_serve.router:PrefixRouter"
 
 
@@ -56,7 +58,7 @@ def build(settings: Settings) -> serve.Application:
         graceful_shutdown_timeout_s=settings.grace_period_seconds + 2 * CLOSE_SECONDS,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return gateway(Gateway).bind(engines, settings.max_body_bytes)
+    return gateway(Gateway).bind(engines, settings.max_body_bytes, HOLD_SECONDS)
 
 
 def model_name(settings: Settings) -> str:

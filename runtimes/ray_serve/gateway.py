@@ -6,8 +6,9 @@ body, divide requests between two models, and say what happened when a replica d
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -48,11 +49,15 @@ class Gateway:
     Args:
         engines: handle of the stable model's deployment, and of the canary's where there is one.
         max_body_bytes: largest request body accepted.
+        hold_seconds: how long a request may wait for a replica that takes it.
     """
 
-    def __init__(self, engines: Mapping[str, DeploymentHandle[Any]], max_body_bytes: int) -> None:
+    def __init__(
+        self, engines: Mapping[str, DeploymentHandle[Any]], max_body_bytes: int, hold_seconds: float
+    ) -> None:
         self._engines = dict(engines)
         self._max_body_bytes = max_body_bytes
+        self._hold_seconds = hold_seconds
         self._split = TrafficSplit(0)
 
     def reconfigure(self, config: Mapping[str, Any]) -> None:
@@ -82,14 +87,30 @@ class Gateway:
     async def _answer(self, scope: Scope, body: bytes) -> AsyncIterator[list[Message]]:
         portable = {key: scope[key] for key in SCOPE_KEYS if key in scope}
         handle = self._next_engine().options(stream=True)
-        stream: Any = handle.respond.remote(portable, body, prefix=prefix_keys(body))
+        async for messages in self._taken(handle.respond.remote(portable, body, prefix=prefix_keys(body))):
+            yield messages
+
+    async def _taken(self, stream: Any) -> AsyncGenerator[Any, None]:
+        """What the replica yields after the first item, which says that it has taken the request.
+
+        Raises:
+            NotReady: none has. Ray would hold it for as long as new replicas fail to start.
+        """
         done = False
+        first = asyncio.ensure_future(anext(stream))
         try:
-            async for messages in stream:
-                yield messages
+            if not (await asyncio.wait((first,), timeout=self._hold_seconds))[0]:
+                raise NotReady(
+                    f"no replica took the request within {self._hold_seconds:g} s; `serve status` says why",
+                    retry_after=30,
+                )
+            await first
+            async for item in stream:
+                yield item
             done = True
         finally:
             if not done:
+                first.cancel()
                 stream.cancel()
 
     def _next_engine(self) -> DeploymentHandle[Any]:
@@ -97,14 +118,15 @@ class Gateway:
 
     async def call(self, method: str, request: bytes, context: Any) -> GrpcAnswer:
         """Forward one gRPC call; which replica gets it is decided by load alone."""
-        call: Any = self._next_engine().infer.remote(method, request, context.invocation_metadata())
+        handle = self._next_engine().options(stream=True)
+        call = self._taken(handle.infer.remote(method, request, context.invocation_metadata()))
         try:
-            answer: GrpcAnswer = await call
+            answer: GrpcAnswer = await anext(call)
         except FAILURES as error:
             known = grpc_error(explained(error))
             answer = GrpcAnswer(b"", known.status_code.name, known.details)
         finally:
-            call.cancel()  # Without effect on one that has ended.
+            await call.aclose()
         if answer.code != "OK":
             context.set_code(grpc.StatusCode[answer.code])
             context.set_details(answer.details)

@@ -141,25 +141,31 @@ class EngineReplica:
             body: the whole request body.
 
         Yields:
-            ASGI messages to send, as many as there are at the moment.
+            Nothing to send as soon as the request is taken, then ASGI messages, as many as there are at the
+            moment.
         """
         with self._generation():
             async with AsgiCall(self._application.app, scope, body) as call:
+                yield []
                 async for messages in call:
                     yield messages
 
     async def infer(
         self, method: str, request: bytes, metadata: list[tuple[str, str]], **_: Any
-    ) -> GrpcAnswer:
+    ) -> AsyncIterator[GrpcAnswer | None]:
         """Answer one call of the Open Inference Protocol.
 
         Args:
             method: such as `ModelInfer`.
             request: the message, serialized.
             metadata: of the call.
+
+        Yields:
+            None as soon as the call is taken, then the answer.
         """
         with self._generation():
-            return await self._application.grpc.call(method, request, metadata)
+            yield None
+            yield await self._application.grpc.call(method, request, metadata)
 
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, let the running ones finish, and cut those that take longer.
