@@ -57,13 +57,14 @@ def run(settings: Settings) -> int:
             signal.signal(number, signals)
         _deploy(settings)
         signals.end_the_process = False
-        handles = _handles(settings)
         logger.info("model is ready on port %d", settings.http_port)
+        _call_replicas(_handles(settings), "check_health")  # Finding them takes a second: not at the end.
         signals.first.wait()
-        logger.info("finishing what runs and taking nothing new")
-        _drain(handles, settings.grace_period_seconds, signals.second)
     finally:
         signals.end_the_process = False
+        logger.info("finishing what runs and taking nothing new")
+        # After a signal in mid-start too: replicas take requests before Ray says that they are ready.
+        _drain(settings, signals.second)
         _stop_ray(joins)
     return 0
 
@@ -128,30 +129,36 @@ def _deploy(settings: Settings) -> None:
 
 
 def _handles(settings: Settings) -> list[DeploymentHandle[Any]]:
-    """Handles of all engines, which know their replicas already: that takes seconds at the first call."""
+    """Handles of the engines' deployments, as far as there are any yet."""
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     from runtimes.ray_serve.application import CANARY, STABLE
 
     names = [STABLE] if settings.canary_model is None else [STABLE, CANARY]
-    handles = [serve.get_deployment_handle(name, APPLICATION) for name in names]
-    _call_replicas(handles, "check_health")
-    return handles
+    try:
+        return [serve.get_deployment_handle(name, APPLICATION) for name in names]
+    except (KeyError, RayServeException):
+        return []
 
 
-def _drain(handles: Sequence[DeploymentHandle[Any]], seconds: float, hurry: threading.Event) -> None:
-    """Let the running requests finish within so many seconds and refuse new ones, in every replica.
+def _drain(settings: Settings, hurry: threading.Event) -> None:
+    """Let the running requests finish within the grace period and refuse new ones, in every replica.
 
     Ray's own shutdown begins with the proxy, which ends all connections.
     """
     from ray import serve
+
+    handles = _handles(settings)
+    if not handles:
+        return
 
     def cut() -> None:
         hurry.wait()
         _call_replicas(handles, "drain", 0)
 
     threading.Thread(target=cut, name="cut", daemon=True).start()
-    _call_replicas(handles, "drain", seconds)
+    _call_replicas(handles, "drain", settings.grace_period_seconds)
     serve.delete(APPLICATION)  # The gateway passes the last answers on.
 
 
