@@ -108,7 +108,7 @@ def _throughput(run: Run) -> str:
     for server, over in ((KSERVE, BARE), (RAY, BARE), (RAY, KSERVE)):
         shares = {
             point: _ratio(run, CLOSED.name, point, "tokens_per_second", server, over)
-            for point in run.points(CLOSED.name)
+            for point in CLOSED.groups[0]
         }
         shown = [f"{share:.0%} with {point}" for point, share in shares.items() if share is not None]
         if shown:
