@@ -107,6 +107,14 @@ def test_protocols_page_has_the_real_defaults() -> None:
     assert wanted in text
 
 
+def test_every_check_is_in_the_contributors_table() -> None:
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
+    checks = {name for name in targets if re.match(r"(image-)?test|lint|bench|docs|reference", name)}
+    rows = set(re.findall(r"^\| `make ([a-z-]+)", (DOCS / "contributing.md").read_text(), re.M))
+    assert len(checks) > 10
+    assert checks == rows
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_names_in_the_text_exist(page: str) -> None:
     """Options, files and make's targets, outside of commands."""
