@@ -137,7 +137,8 @@ class BackgroundLoad:
             return None
         from predictor.telemetry.tracing import RequestTracer
 
-        return RequestTracer(self.name, self._plan.traces_endpoint)
+        generates = self._plan.engine.pooling is None
+        return RequestTracer(self.name, self._plan.traces_endpoint, generates=generates)
 
     def _run(self) -> None:
         try:

@@ -27,7 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from predictor.engine.sequence import Sequence
 from predictor.telemetry.finished import FinishedRequest
 
-OPERATION = gen_ai.GenAiOperationNameValues.TEXT_COMPLETION.value
+GENERATION = gen_ai.GenAiOperationNameValues.TEXT_COMPLETION.value
+EMBEDDING = gen_ai.GenAiOperationNameValues.EMBEDDINGS.value
 PROVIDER = "kserve-llamacpp"
 LAST_SPANS_SECONDS = 2  # of the pod's grace period
 
@@ -41,10 +42,13 @@ class RequestTracer:
     Args:
         model_name: the name in requests.
         endpoint: where an OTLP collector takes traces over HTTP, with its path.
+        generates: whether the model's output is text; its spans say otherwise that texts are embedded.
     """
 
-    def __init__(self, model_name: str, endpoint: str) -> None:
+    def __init__(self, model_name: str, endpoint: str, *, generates: bool = True) -> None:
         self._model_name = model_name
+        self._generates = generates
+        self._operation = GENERATION if generates else EMBEDDING
         name = os.environ.get("OTEL_SERVICE_NAME", PROVIDER)
         provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
@@ -61,7 +65,7 @@ class RequestTracer:
 
         parent = sequence.context.run(context.get_current)
         span = self._tracer.start_span(
-            f"{OPERATION} {self._model_name}",
+            f"{self._operation} {self._model_name}",
             parent,
             SpanKind.SERVER,
             self._attributes(sequence, request),
@@ -83,22 +87,25 @@ class RequestTracer:
         thread.join(LAST_SPANS_SECONDS)
 
     def _attributes(self, sequence: Sequence, request: FinishedRequest) -> dict[str, AttributeValue]:
-        params = sequence.request.params
         attributes: dict[str, AttributeValue] = {
-            gen_ai.GEN_AI_OPERATION_NAME: OPERATION,
+            gen_ai.GEN_AI_OPERATION_NAME: self._operation,
             gen_ai.GEN_AI_PROVIDER_NAME: PROVIDER,
             gen_ai.GEN_AI_REQUEST_MODEL: self._model_name,
             gen_ai.GEN_AI_RESPONSE_MODEL: self._model_name,
             gen_ai.GEN_AI_RESPONSE_ID: request.id,
-            gen_ai.GEN_AI_REQUEST_MAX_TOKENS: sequence.max_tokens,
-            gen_ai.GEN_AI_REQUEST_TEMPERATURE: params.temperature,
-            gen_ai.GEN_AI_REQUEST_TOP_P: params.top_p,
-            gen_ai.GEN_AI_REQUEST_TOP_K: params.top_k,
             gen_ai.GEN_AI_USAGE_INPUT_TOKENS: request.prompt_tokens,
-            gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS: request.completion_tokens,
-            gen_ai.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: request.cached_tokens,
             gen_ai.GEN_AI_RESPONSE_FINISH_REASONS: [request.reason],
         }
+        if self._generates:
+            params = sequence.request.params
+            attributes |= {
+                gen_ai.GEN_AI_REQUEST_MAX_TOKENS: sequence.max_tokens,
+                gen_ai.GEN_AI_REQUEST_TEMPERATURE: params.temperature,
+                gen_ai.GEN_AI_REQUEST_TOP_P: params.top_p,
+                gen_ai.GEN_AI_REQUEST_TOP_K: params.top_k,
+                gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS: request.completion_tokens,
+                gen_ai.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: request.cached_tokens,
+            }
         if request.time_to_first_token is not None:
             attributes[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = request.time_to_first_token
         return attributes
@@ -109,7 +116,7 @@ def _phases(sequence: Sequence, now: float) -> Iterator[tuple[str, float, float]
     yield "queue", sequence.arrived, sequence.admitted or now
     if sequence.admitted:
         yield "prefill", sequence.admitted, sequence.first_token or now
-    if sequence.first_token:
+    if sequence.first_token and sequence.max_tokens:
         yield "decode", sequence.first_token, sequence.last_token
 
 

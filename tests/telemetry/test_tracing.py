@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import grpc
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from occupied_server import NARROW, completion, stream
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from otlp_collector import Collector, attributes, running_collector
 from server_process import Server, free_port, running_server
+from tiny_models import tiny_bert
 
 from predictor.errors import StartupError
 from predictor.settings import Settings
@@ -207,6 +209,19 @@ def test_without_the_extra_the_start_says_what_to_install(
     )
     with pytest.raises(StartupError, match=r"pip install 'kserve-llamacpp\[otel\]'"):
         plan_startup(settings)
+
+
+def test_an_embedding_is_called_one(tmp_path: Path, collector: Collector) -> None:
+    caller = Caller()
+    model = tiny_bert(tmp_path / "bert.gguf", gguf.PoolingType.MEAN).path
+    with running_server(model, tmp_path / "log", "--otlp-traces-endpoint", collector.url) as server:
+        usage = post(server, "/v1/embeddings", {"model": "smol", "input": "The sea"}, caller.headers).json()
+    root = collector.trace(caller.trace_id, 3)["embeddings smol"]
+    assert_child_of(caller, root)
+    found = attributes(root)
+    assert found["gen_ai.operation.name"] == "embeddings"
+    assert found["gen_ai.usage.input_tokens"] == usage["usage"]["prompt_tokens"] > 0
+    assert "gen_ai.request.temperature" not in found
 
 
 def test_the_last_spans_are_sent_before_the_process_ends(
