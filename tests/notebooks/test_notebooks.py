@@ -16,13 +16,14 @@ FOLDER = Path(__file__).parent.parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 NUMBERS = range(1, 7)
 SMALL = {
-    "NOTEBOOK_CANARY_REQUESTS": "20",
+    "NOTEBOOK_BURSTS": "1",
+    "NOTEBOOK_CANARY_REQUESTS": "10",
     "NOTEBOOK_CLIENTS": "2",
     "NOTEBOOK_PROMPT_TOKENS": "24",
-    "NOTEBOOK_PROMPT_WORDS": "100",
+    "NOTEBOOK_PROMPT_WORDS": "60",
     "NOTEBOOK_REQUESTS": "1",
     "NOTEBOOK_ROUNDS": "1",
-    "NOTEBOOK_TOKENS": "16",
+    "NOTEBOOK_TOKENS": "8",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
 MARK = "NOTEBOOK_TEST_RUN"
