@@ -219,7 +219,8 @@ class Driver:
             return True
         following = replace(record, phase=state.mechanism.back(record.phase))
         if following.phase.active:
-            self._track.move(state, following, "restore")
+            action = "restore" if following.phase is Phase.RESTORING else "finish"
+            self._track.move(state, following, action)
         else:
             self._end(state, following)
         return True
