@@ -21,7 +21,9 @@ from predictor.engine.radix_tree import common_prefix
 from predictor.engine.sequence import Sequence
 
 # A shared beginning shorter than this is computed again rather than waited for: it takes about one step.
+# Where many wait, it is what they would compute together that counts.
 WORTH_WAITING_TOKENS = 32
+WORTH_WAITING_TOGETHER_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +154,11 @@ class Scheduler:
     def _admit(self) -> None:
         """Move waiting sequences to the running ones while ids and cells last."""
         passed: list[Sequence] = []
+        queue = len(self.waiting)
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting.popleft()
             match = self.cache.lookup(sequence.tokens, sequence.adapter)
-            if self._waits_for_prefix(sequence, match):
+            if self._waits_for_prefix(sequence, match, queue):
                 passed.append(sequence)
                 continue
             if not self._has_room(sequence, match) or not self._start(sequence, match):
@@ -163,8 +166,8 @@ class Scheduler:
                 break
         self.waiting.extendleft(reversed(passed))
 
-    def _waits_for_prefix(self, candidate: Sequence, match: Match) -> bool:
-        """Whether another sequence is computing a beginning that this one could take over."""
+    def _waits_for_prefix(self, candidate: Sequence, match: Match, queue: int) -> bool:
+        """Whether another sequence is computing a beginning that this one, of so many, could take over."""
         if not self.cache.reuses:
             return False
         tokens = candidate.tokens
@@ -174,7 +177,8 @@ class Scheduler:
                 shared = common_prefix(tokens, other.tokens)
                 if shared > other.num_computed:
                     ahead = max(ahead, min(shared, len(tokens) - 1))
-        return ahead - match.length >= WORTH_WAITING_TOKENS
+        missing = ahead - match.length
+        return missing >= WORTH_WAITING_TOKENS or missing * queue >= WORTH_WAITING_TOGETHER_TOKENS
 
     def _has_room(self, candidate: Sequence, match: Match) -> bool:
         if not self.running:

@@ -174,6 +174,21 @@ def test_a_shared_beginning_is_computed_once() -> None:
     assert [one.cached_tokens for one in sequences] == [0, 100, 100]
 
 
+def test_many_wait_for_a_short_beginning_that_one_would_compute_itself() -> None:
+    for others, waits in ((1, False), (9, True)):
+        subject = scheduler(sequences=10, batch=80, ids=16)
+        prompt = list(range(100, 200))
+        subject.add(sequence([*prompt, 1]))
+        step(subject)
+        late = [sequence([*prompt, number]) for number in range(2, 2 + others)]
+        for one in late:
+            subject.add(one)
+        step(subject)
+        assert [one.admitted == 0 for one in late] == [waits] * others
+        step(subject)
+        assert late[0].cached_tokens == (100 if waits else 80)
+
+
 def test_others_pass_a_request_that_waits_for_a_prefix() -> None:
     subject = scheduler(batch=64)
     prompt = list(range(100, 200))
