@@ -7,7 +7,7 @@ SMOOTHING = 0.2
 # Part of a step's time that is left free, since tokens get dearer the longer a prompt has become.
 MARGIN = 0.15
 # Most that one step may raise the estimate by.
-MOST_GROWTH = 1.1
+MOST_GROWTH = 1.2
 # Below this many tokens a step's time says little about the cost of one more.
 MEASURABLE_TOKENS = 16
 

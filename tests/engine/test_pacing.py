@@ -53,7 +53,7 @@ def test_one_slow_step_changes_little() -> None:
     machine(pacer, 0.02, 0.002)
     before = pacer.budget(decoding=True)
     pacer.observe(decode_tokens=4, prefill_tokens=100, seconds=5)
-    assert pacer.budget(decoding=True) == pytest.approx(before, rel=0.12)
+    assert pacer.budget(decoding=True) == pytest.approx(before, rel=0.2)
 
 
 def test_a_machine_that_gets_faster_is_noticed_by_and_by() -> None:
