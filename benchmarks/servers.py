@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
+import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -210,7 +212,7 @@ class RunningServer:
         return Path(self.log.name).read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:]
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL for one that stays."""
+        """SIGTERM, then SIGKILL for one that stays and for what an aborted one left behind."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -218,6 +220,9 @@ class RunningServer:
             except psutil.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        # llama.cpp forks to print a backtrace as it aborts, and the copies can stay.
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.log.close()
 
 
@@ -232,7 +237,9 @@ async def running(server: Server, setup: Setup) -> AsyncIterator[RunningServer]:
     log = tempfile.NamedTemporaryFile(prefix="benchmark-", suffix=".log")  # noqa: SIM115
     started = time.perf_counter()
     try:
-        process = psutil.Popen(server.command(port, setup), stdout=log, stderr=log)
+        process = psutil.Popen(
+            server.command(port, setup), stdout=log, stderr=log, start_new_session=True
+        )
     except FileNotFoundError as error:
         raise ServerError(f"{server.name}: there is no {error.filename}; run `make setup` first") from None
     instance = RunningServer(server, f"http://127.0.0.1:{port}", process, log, started)

@@ -47,6 +47,14 @@ async def test_a_server_is_ready_measured_and_stopped() -> None:
     assert not psutil.pid_exists(pid)
 
 
+async def test_what_an_aborted_server_left_behind_is_stopped() -> None:
+    forks = f"import os, sys, time\nif os.fork() == 0:\n    while True: time.sleep(1)\n{SERVES}"
+    async with running(Program(forks), SETUP) as instance:
+        [left_behind] = instance.process.children()
+        instance.process.kill()
+    left_behind.wait(timeout=10)
+
+
 async def test_a_server_that_ends_fails_with_its_own_words() -> None:
     with pytest.raises(ServerError, match=r"(?s)program ended with code 3.*no such model"):
         async with running(Program("print('no such model', flush=True); raise SystemExit(3)"), SETUP):
