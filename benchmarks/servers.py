@@ -237,9 +237,7 @@ async def running(server: Server, setup: Setup) -> AsyncIterator[RunningServer]:
     log = tempfile.NamedTemporaryFile(prefix="benchmark-", suffix=".log")  # noqa: SIM115
     started = time.perf_counter()
     try:
-        process = psutil.Popen(
-            server.command(port, setup), stdout=log, stderr=log, start_new_session=True
-        )
+        process = psutil.Popen(server.command(port, setup), stdout=log, stderr=log, start_new_session=True)
     except FileNotFoundError as error:
         raise ServerError(f"{server.name}: there is no {error.filename}; run `make setup` first") from None
     instance = RunningServer(server, f"http://127.0.0.1:{port}", process, log, started)
