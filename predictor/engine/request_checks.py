@@ -1,0 +1,67 @@
+"""Whether a request can ever be served, asked before it is queued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from predictor.engine.config import EngineConfig
+from predictor.engine.llama import Model
+from predictor.engine.request import Request
+from predictor.errors import InvalidRequest, PromptTooLong
+
+
+@dataclass(frozen=True, slots=True)
+class RequestChecks:
+    """What one engine can't serve.
+
+    Attributes:
+        config: the engine's.
+        model: the engine's.
+        max_sequence_tokens: the longest a sequence may get, prompt and answer.
+        whole_prompts: a prompt must be computed in one step.
+    """
+
+    config: EngineConfig
+    model: Model
+    max_sequence_tokens: int
+    whole_prompts: bool
+
+    def check(self, request: Request) -> None:
+        """Find what is wrong with a request.
+
+        Raises:
+            InvalidRequest: it can never be served; PromptTooLong where it is its length.
+        """
+        if not request.prompt:
+            raise InvalidRequest("the prompt has no tokens", param="prompt")
+        if self.config.pooling is not None:
+            self._check_pooled_length(len(request.prompt))
+        else:
+            self._check_length(len(request.prompt))
+        if request.adapter is not None and request.adapter not in self.config.adapters:
+            raise InvalidRequest(f"there is no adapter {request.adapter!r}", param="model")
+        if not all(0 <= token < self.model.n_vocab for token in request.prompt):
+            raise InvalidRequest(
+                f"a prompt token is outside the vocabulary of {self.model.n_vocab} tokens", param="prompt"
+            )
+
+    def _check_length(self, length: int) -> None:
+        if length >= self.max_sequence_tokens:
+            option = "--max-sequence-tokens" if self.config.max_sequence_tokens else "--context-tokens"
+            raise PromptTooLong(
+                f"the prompt has {length} tokens, but the context holds {self.max_sequence_tokens} with the "
+                f"answer; shorten it, or start the server with a larger {option}",
+                param="prompt",
+            )
+
+    def _check_pooled_length(self, length: int) -> None:
+        limits = {self.max_sequence_tokens: ", or start the server with a larger --context-tokens"}
+        if self.whole_prompts:
+            limits[self.config.max_batch_tokens] = ", or start the server with a larger --max-batch-tokens"
+        limits[self.model.trained_context] = ": the model was trained for no more"
+        most = min(limits)
+        if length > most:
+            raise PromptTooLong(
+                f"the input has {length} tokens, but at most {most} fit; shorten it{limits[most]}",
+                param="input",
+            )
