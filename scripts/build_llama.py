@@ -134,7 +134,7 @@ def ninja_step(log: Path) -> str:
 
 
 def build_wheel(folder: Path) -> None:
-    say(f"compiling llama-cpp-python {pinned_version()}, once per machine: 6 to 13 minutes on two cores")
+    say(f"compiling llama-cpp-python {pinned_version()}, once per machine: 4 to 13 minutes on two cores")
     pip = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-cache-dir"]
     source = ["--no-binary", "llama-cpp-python", f"llama-cpp-python=={pinned_version()}"]
     run([*pip, *source, "--wheel-dir", str(folder)], folder.parent / "build.log", "compiling")

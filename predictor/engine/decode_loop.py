@@ -14,6 +14,7 @@ from predictor.engine.generator import Generator, Job
 from predictor.engine.host_cache import HostCache, Prefix
 from predictor.engine.layout import make_kv_cache, make_speculator, plan_layout
 from predictor.engine.llama import (
+    AbortFlag,
     Adapter,
     Batch,
     Context,
@@ -39,7 +40,7 @@ class DecodeLoop:
     Args:
         model: stays the caller's, and must outlive the loop.
         config: sizes and threads.
-        should_abort: True stops a decode in the middle.
+        abort: stops a decode in the middle.
         on_end: called when a job has ended, whatever way.
         observer: told of tokens and ends.
 
@@ -54,7 +55,7 @@ class DecodeLoop:
         self,
         model: Model,
         config: EngineConfig,
-        should_abort: Callable[[], bool],
+        abort: AbortFlag,
         on_end: Callable[[Job], None],
         observer: EngineObserver,
     ) -> None:
@@ -68,7 +69,7 @@ class DecodeLoop:
         self._adapters = {
             name: Adapter(model, adapter.path, adapter.scale) for name, adapter in config.adapters.items()
         }
-        self._context = Context(model, layout.params, should_abort)
+        self._context = Context(model, layout.params, abort)
         self._batch = Batch(config.max_batch_tokens)
         cache = make_kv_cache(config, layout)
         host = HostCache(config.host_cache_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from predictor.engine.llama import Batch, Context, ContextParams, DecodeAbortedError, KVCacheFullError, Model
+from predictor.engine.llama import Batch, Context, ContextParams, KVCacheFullError, Model
 from predictor.engine.radix_tree import common_prefix
 from predictor.engine.sequence import Sequence
 from predictor.errors import ModelLoadError
@@ -44,7 +44,7 @@ class DraftModel:
 
     def __init__(self, model: Model, params: ContextParams) -> None:
         self._model = model
-        self._context = Context(model, params, lambda: False)
+        self._context = Context(model, params)
         self._batch = Batch(params.batch_tokens)
         self._computed: dict[int, list[int]] = {}
 
@@ -56,7 +56,7 @@ class DraftModel:
                 self._catch_up(sequence)
             for number in range(max(wanted.values(), default=0)):
                 self._draft([s for s, count in wanted.items() if number < count], drafts)
-        except (KVCacheFullError, DecodeAbortedError):
+        except KVCacheFullError:
             # The cells of others may be old; without them there is room again for the next step.
             self._forget(set(self._computed) - {sequence.sequence_id for sequence in wanted})
         return {sequence: tokens for sequence, tokens in drafts.items() if tokens}

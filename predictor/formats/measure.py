@@ -68,7 +68,7 @@ def measure(
             batch_threads=threads,
             outputs=size,
         )
-        with Context(model, params, lambda: False) as context:
+        with Context(model, params) as context:
             return _Trial(context, Batch(size), windows, on_progress).run()
 
 

@@ -236,13 +236,16 @@ async def test_slots_compute_what_one_pool_of_cells_does(make_engine: MakeEngine
     assert all(answer.cached_tokens > 100 for answer in again)
     for answers in (together, again):
         for answer, expected in zip(answers, wanted, strict=True):
-            assert first_choices(answer) == pytest.approx(first_choices(expected), abs=0.3)
+            # Wrong cells change the two likeliest beyond all rounding.
+            here = first_choices(answer, 5)
+            for token, likelihood in first_choices(expected, 2).items():
+                assert here.get(token) == pytest.approx(likelihood, abs=0.5)
 
 
-def first_choices(answer: Completion) -> dict[int, float]:
-    """The two likeliest first tokens; wrong cells change them beyond all rounding."""
+def first_choices(answer: Completion, count: int) -> dict[int, float]:
+    """Log-probabilities of the likeliest first tokens."""
     [first] = answer.logprobs
-    return {choice.token: choice.logprob for choice in first.top[:2]}
+    return {choice.token: choice.logprob for choice in first.top[:count]}
 
 
 async def test_a_taken_slot_comes_back_from_memory(make_engine: MakeEngine) -> None:

@@ -4,6 +4,7 @@ Nothing here is thread-safe except `Model.tokenize` and `Model.piece`: one threa
 `Batch` and its `Sampler`s. ctypes releases the GIL during every call.
 """
 
+from predictor.engine.llama.abort import AbortFlag
 from predictor.engine.llama.adapter import Adapter
 from predictor.engine.llama.batch import Batch
 from predictor.engine.llama.context import Context, ContextParams, DecodeAbortedError, KVCacheFullError
@@ -11,6 +12,7 @@ from predictor.engine.llama.model import Model
 from predictor.engine.llama.sampler import Sampler
 
 __all__ = [
+    "AbortFlag",
     "Adapter",
     "Batch",
     "Context",

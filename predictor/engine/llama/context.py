@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
@@ -12,6 +11,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
+from predictor.engine.llama.abort import AbortFlag
 from predictor.engine.llama.adapter import Adapter
 from predictor.engine.llama.backend import Owner, pointer_to, recent_errors
 from predictor.engine.llama.batch import Batch
@@ -77,13 +77,13 @@ class Context(Owner):
     Args:
         model: must outlive the context.
         params: sizes and threads.
-        should_abort: asked by llama.cpp in the middle of a decode; True stops it within milliseconds.
+        abort: stops decodes in the middle; None where nothing needs to.
 
     Raises:
         ModelLoadError: llama.cpp cannot make it, mostly for want of memory.
     """
 
-    def __init__(self, model: Model, params: ContextParams, should_abort: Callable[[], bool]) -> None:
+    def __init__(self, model: Model, params: ContextParams, abort: AbortFlag | None = None) -> None:
         options = lib.llama_context_default_params()
         options.n_ctx = params.context_tokens
         options.n_batch = options.n_ubatch = params.batch_tokens
@@ -103,9 +103,10 @@ class Context(Owner):
         options.type_k = options.type_v = _CACHE_TYPES[params.cache_type]
         options.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
         options.kv_unified = params.shared_cells
-        # llama.cpp keeps the pointer, so the callback must live as long as the context.
-        self._abort = lib.ggml_abort_callback(lambda _data: should_abort())
-        options.abort_callback = self._abort
+        # llama.cpp keeps the pointers, so the flag must live as long as the context.
+        self._abort = abort
+        if abort is not None:
+            options.abort_callback, options.abort_callback_data = abort.callback, abort.data
         options.no_perf = True
         recent_errors.clear()
         self.handle: Any = lib.llama_init_from_model(model.handle, options)
@@ -128,7 +129,7 @@ class Context(Owner):
 
         Raises:
             KVCacheFullError: no room; nothing was changed.
-            DecodeAbortedError: `should_abort` said so.
+            DecodeAbortedError: the flag was set.
             EngineFailure: llama.cpp failed.
         """
         batch.struct.n_tokens = batch.size
