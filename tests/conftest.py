@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from crd_server import CrdServer
 
 MODEL_VARIABLE = "KSERVE_LLAMACPP_TEST_MODEL"
+
+
+def pytest_configure() -> None:
+    """Let programs be interrupted, which a background job of a shell and its children would ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
