@@ -19,6 +19,8 @@ from predictor.client.records import RequestRecord
 T = TypeVar("T")
 
 _SETTLE_SECONDS = 0.5
+_LONGEST_REST_SECONDS = 20.0
+_RESTING_CPU = 0.2
 _WARM_UP_NEW_TOKENS = 8
 
 
@@ -129,7 +131,19 @@ async def all_running(servers: Sequence[Server], setup: Setup) -> AsyncIterator[
         instances = [await stack.enter_async_context(running(server, setup)) for server in servers]
         for instance in instances:
             await _warm_up(instance, setup.sequences)
+        await _come_to_rest(instances)
         yield instances
+
+
+async def _come_to_rest(instances: Sequence[RunningServer]) -> None:
+    """Wait until the servers are idle: Ray's processes work on for seconds after the first answers."""
+    deadline = time.perf_counter() + _LONGEST_REST_SECONDS
+    while time.perf_counter() < deadline:
+        before, began = sum(one.cpu_seconds() for one in instances), time.perf_counter()
+        await asyncio.sleep(1)
+        used = sum(one.cpu_seconds() for one in instances) - before
+        if used < _RESTING_CPU * (time.perf_counter() - began):
+            return
 
 
 async def _warm_up(instance: RunningServer, clients: int) -> None:

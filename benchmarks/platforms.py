@@ -94,7 +94,7 @@ async def _measure(part: str, model: Path, threads: int, rounds: int) -> list[Me
     if part == "prefix":
         options = ("--replicas", "2", "--routing")
         servers = [ray_server(model, 1, name, (*options, routing)) for name, routing in ROUTING.items()]
-        return [measurement async for measurement in PREFIX.measure(servers, 1)]
+        return [measurement async for measurement in PREFIX.measure(servers, rounds)]
     return [measurement async for measurement in OPEN.measure(servers, rounds)]
 
 
