@@ -43,7 +43,7 @@ test-ray: setup ## run the tests that start Ray
 test-all: setup ## run the slow tests too
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m '' $(ARGS)
 
-test-rollout: setup ## roll real models out behind Envoy, a quarter of an hour
+test-rollout: setup ## roll real models out behind Envoy and kill rollouts at any moment, half an hour
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m slow tests/rollout $(ARGS)
 
 test-faults: setup ## inject faults and write docs/reliability.md; SOAK=30 minutes of mixed load
