@@ -67,12 +67,7 @@ def outputs(notebook: Any, kind: str) -> list[Any]:
     return [output for cell in cells for output in cell.outputs if output.output_type == kind]
 
 
-def _case(path: Path) -> Any:
-    """Ray takes long to start, and its tests have a marker of their own."""
-    return pytest.param(path, id=path.stem, marks=pytest.mark.ray if "-ray" in path.stem else ())
-
-
-@pytest.mark.parametrize("path", [_case(path) for path in NOTEBOOKS])
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_and_leaves_nothing_behind(path: Path, mark: str) -> None:
     notebook = read(path)
     execute(notebook)
