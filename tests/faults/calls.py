@@ -18,6 +18,9 @@ from server_process import Server
 PATIENCE = 1200.0
 """Seconds after which something counts as hung. A busy machine may stand still for minutes."""
 
+LEAST_ANSWERS = 10
+"""Answers to bystanders that tell whether the model repeats its words at all."""
+
 
 def post_bytes(path: str, body: Any, **headers: str) -> bytes:
     """A whole HTTP/1.1 request."""
@@ -52,11 +55,12 @@ def bystanders(server: Server, count: int = 2) -> Iterator[Canaries]:
     canaries, stop, failures = Canaries(), threading.Event(), []
 
     def run() -> None:
-        while not stop.is_set():
+        while not stop.is_set() or canaries.checked < LEAST_ANSWERS:
             try:
                 ask(server, canaries)
             except Exception as error:
                 failures.append(repr(error))
+                return
 
     threads = [threading.Thread(target=run) for _ in range(count)]
     for thread in threads:

@@ -27,10 +27,7 @@ class Canaries:
         word = f"{secrets.randbelow(10**6):06d}"
         with self._lock:
             self._words.add(word)
-        return (
-            word,
-            f"The secret number is {word}. I repeat, the secret number is {word}. The secret number is",
-        )
+        return word, f"The secret number is {word}. " * 3 + "The secret number is"
 
     def check(self, word: str, text: str) -> None:
         """Look for words in the answer to the prompt with `word`."""
