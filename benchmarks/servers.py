@@ -215,14 +215,12 @@ class RunningServer:
         """SIGTERM, then SIGKILL for one that stays and for what an aborted one left behind."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with suppress(psutil.TimeoutExpired):
                 self.process.wait(_STOP_TIMEOUT_SECONDS)
-            except psutil.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
         # llama.cpp forks to print a backtrace as it aborts, and the copies can stay.
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
         self.log.close()
 
 
