@@ -80,7 +80,7 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     export PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt; \
     pip="/build/pip/bin/pip --python /opt/kserve-llamacpp/bin/python" && \
     $pip install wheels/*.whl ".${EXTRAS}" && \
-    # kserve asks for pandas, which serving never loads (predictor/deferred_imports.py), and Kubernetes' client
+    # kserve asks for pandas, which serving never loads (predictor/serving/deferred_imports.py), and Kubernetes' client
     # comes twice, once for asyncio. Together that is a quarter of the packages' size.
     $pip uninstall --yes pandas && \
     packages=$(echo /opt/kserve-llamacpp/lib/python3*/site-packages) && \

@@ -14,8 +14,8 @@ from benchmarks.servers import OurServer, Setup
 from predictor.client.records import LoadResult, RequestRecord
 from predictor.engine.engine import Engine
 from predictor.engine.request import Request, SamplingParams
+from predictor.serving.startup import plan_startup
 from predictor.settings import Settings
-from predictor.startup import plan_startup
 
 KSERVE = "KServe"
 RAY = "Ray Serve"

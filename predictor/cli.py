@@ -64,7 +64,7 @@ def serve(**options: Option) -> None:
 
 def _run(settings: Settings) -> int:
     if settings.platform == "kserve":
-        from predictor.server import run
+        from predictor.serving.server import run
 
         return run(settings)
     try:
@@ -150,8 +150,8 @@ def inspect(
     ] = None,
 ) -> None:
     """Show what a GGUF model says about itself, without loading it."""
-    from predictor.gguf_split import read_parts
-    from predictor.storage import resolve_model
+    from predictor.models.gguf_split import read_parts
+    from predictor.models.storage import resolve_model
 
     try:
         parts = read_parts(resolve_model(reference, model_file=model_file))

@@ -1,7 +1,7 @@
 """Every error a user can meet, typed once.
 
 The classes say what went wrong; how each looks in HTTP, in the OpenAI form or in gRPC is decided in
-`predictor.api.errors` alone. Messages are written for the person who must act on them.
+`predictor.api.http.errors` alone. Messages are written for the person who must act on them.
 """
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from predictor.adapters import LoraAdapter, parse_adapters
+from predictor.models.lora import LoraAdapter, parse_adapters
 
 ENV_PREFIX = "LLAMACPP_"
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ, fixed when llama.cpp is compiled

@@ -25,8 +25,8 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from predictor.deferred_imports import import_kserve  # noqa: E402
 from predictor.engine.request import SamplingParams  # noqa: E402
+from predictor.serving.deferred_imports import import_kserve  # noqa: E402
 from predictor.settings import Settings, env_var, flag, shown  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
@@ -177,8 +177,8 @@ def grpc_page() -> str:
     import_kserve()
     from kserve.protocol.grpc import grpc_predict_v2_pb2 as proto
 
-    from predictor.model import LlamaCppModel
-    from predictor.served_models import ServedModels
+    from predictor.api.open_inference.model import LlamaCppModel
+    from predictor.generation.served_models import ServedModels
 
     (service,) = proto.DESCRIPTOR.services_by_name.values()
     lines = [

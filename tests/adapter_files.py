@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from predictor.gguf import read_header
+from predictor.models.gguf import read_header
 
 RANK = 4
 ADAPTED = ("attn_q.weight", "attn_v.weight", "ffn_down.weight")

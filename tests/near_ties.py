@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from predictor.text_generation import Completion
+from predictor.generation.text import Completion
 
 # Natural logarithm: a choice that rounding can tip is between tokens about as likely as each other.
 NEAR = 1.0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from predictor.adapters import LoraAdapter
+from predictor.models.lora import LoraAdapter
 from predictor.settings import ENV_PREFIX, Settings, env_var, explain, flag, shown
 
 FIELDS = list(Settings.model_fields)

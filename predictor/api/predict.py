@@ -13,12 +13,12 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from predictor.api.fields import Text
-from predictor.api.middleware import current_request_id
-from predictor.api.sampling import SamplingFields
+from predictor.api.http.fields import Text
+from predictor.api.http.middleware import current_request_id
+from predictor.api.http.sampling import SamplingFields
 from predictor.engine.request import Request
-from predictor.served_models import ServedModels
-from predictor.text_generation import Completion, TextGenerator
+from predictor.generation.served_models import ServedModels
+from predictor.generation.text import Completion, TextGenerator
 
 DEFAULT_MAX_TOKENS = 1000
 

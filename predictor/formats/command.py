@@ -21,9 +21,9 @@ from predictor.errors import ConversionError
 from predictor.formats.convert import Conversion, convert, plan_conversion
 from predictor.formats.measure import Measurement, default_text, measure
 from predictor.formats.repacking import is_quantised, report_format
-from predictor.gguf import GgufHeader
-from predictor.gguf_split import read_parts
-from predictor.storage import resolve_model
+from predictor.models.gguf import GgufHeader
+from predictor.models.gguf_split import read_parts
+from predictor.models.storage import resolve_model
 
 MIB = 2**20
 EXIT_INTERRUPTED = 130

@@ -12,7 +12,7 @@ from pathlib import Path
 from predictor.engine.llama.quantize import quantise, quantised_bytes
 from predictor.errors import ConversionError
 from predictor.formats.repacking import file_type_number
-from predictor.gguf_types import FILE_TYPES
+from predictor.models.gguf_types import FILE_TYPES
 
 _WAIT_SECONDS = 0.2
 

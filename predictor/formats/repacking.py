@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from predictor.gguf import GgufHeader, TensorHeader
-from predictor.gguf_types import FILE_TYPES, TENSOR_TYPES
+from predictor.models.gguf import GgufHeader, TensorHeader
+from predictor.models.gguf_types import FILE_TYPES, TENSOR_TYPES
 
 # At least this share of the weights must be repacked to call a model fast.
 MOSTLY = 0.5

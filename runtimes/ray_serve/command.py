@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from predictor.cgroup import default_threads
 from predictor.errors import StartupError
-from predictor.logs import configure_logging
+from predictor.serving.startup import check_ports, plan_startup
 from predictor.settings import Settings
-from predictor.startup import check_ports, plan_startup
+from predictor.telemetry.logs import configure_logging
 from runtimes.ray_serve.proxy import ENVIRONMENT
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from predictor.api.errors import grpc_error
-from predictor.api.middleware import install_middleware
+from predictor.api.http.errors import grpc_error
+from predictor.api.http.middleware import install_middleware
 from predictor.errors import NotReady, PredictorError, QueueFull, Unavailable
 from runtimes.ray_serve.asgi_call import SCOPE_KEYS
 from runtimes.ray_serve.grpc_service import GrpcAnswer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from predictor.deferred_imports import import_kserve
-from predictor.served_models import ServedModels
+from predictor.generation.served_models import ServedModels
+from predictor.serving.deferred_imports import import_kserve
 from predictor.settings import Settings
 
 
@@ -30,11 +30,11 @@ class KServeApplication:
         from kserve.protocol.rest.server import RESTServer
 
         from predictor.access.gate import current_caller, gate_of
-        from predictor.api.grpc_calls import ServingInterceptor
-        from predictor.api.middleware import current_path, current_request_id
-        from predictor.dataplane import ServingDataPlane
-        from predictor.http_application import mount_protocols
-        from predictor.lifecycle import ClosedRepository
+        from predictor.api.http.middleware import current_path, current_request_id
+        from predictor.api.open_inference.dataplane import ServingDataPlane
+        from predictor.api.open_inference.grpc_calls import ServingInterceptor
+        from predictor.serving.http_application import mount_protocols
+        from predictor.serving.lifecycle import ClosedRepository
         from runtimes.ray_serve.open_inference import OpenInferenceService
 
         assert settings.model_name is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from predictor.api.middleware import RequestId
+from predictor.api.http.middleware import RequestId
 from predictor.errors import Unavailable
 from runtimes.ray_serve.sent_answer import SentAnswer
 

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from starlette.types import Message, Scope
 
 from predictor.errors import NotReady, StartupError
-from predictor.loading import BackgroundLoad
-from predictor.logs import add_request_fields, configure_logging
+from predictor.serving.loading import BackgroundLoad
+from predictor.serving.startup import plan_startup
 from predictor.settings import Settings, explain
-from predictor.startup import plan_startup
+from predictor.telemetry.logs import add_request_fields, configure_logging
 from predictor.telemetry.startup_times import StartupTimes
 from runtimes.ray_serve.asgi_call import AsgiCall
 from runtimes.ray_serve.grpc_service import GrpcAnswer

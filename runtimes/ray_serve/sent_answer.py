@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.types import Message, Receive, Scope, Send
 
-from predictor.api.errors import error_response, kserve_error, openai_error
-from predictor.api.streaming import sse
+from predictor.api.http.errors import error_response, kserve_error, openai_error
+from predictor.api.http.streaming import sse
 from predictor.errors import PredictorError
 
 

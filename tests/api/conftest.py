@@ -21,14 +21,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from predictor.api.chat_page import install_page
-from predictor.api.errors import install_error_handlers
-from predictor.api.generate import generate_router
-from predictor.api.middleware import install_middleware
-from predictor.api.openai import openai_router
+from predictor.api.http.errors import install_error_handlers
+from predictor.api.http.middleware import install_middleware
+from predictor.api.open_inference.generate import generate_router
+from predictor.api.openai.routes import openai_router
 from predictor.api.predict import predict_router
 from predictor.chat.template import ChatTemplate
-from predictor.served_models import ServedModels
-from predictor.text_generation import TextGenerator
+from predictor.generation.served_models import ServedModels
+from predictor.generation.text import TextGenerator
 
 MAX_BODY = 100_000
 TEMPLATE = (

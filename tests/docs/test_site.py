@@ -13,8 +13,8 @@ import pytest
 import yaml
 from server_process import Server
 
-from predictor import model
-from predictor.api import generate, predict
+from predictor.api import predict
+from predictor.api.open_inference import generate, model
 from predictor.settings import Settings, env_var, flag
 
 ROOT = Path(__file__).resolve().parents[2]

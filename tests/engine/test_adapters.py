@@ -17,7 +17,7 @@ from predictor.engine.engine import Engine
 from predictor.engine.prefix_store import PrefixStore
 from predictor.engine.request import Request, SamplingParams
 from predictor.errors import InvalidRequest, ModelLoadError
-from predictor.text_generation import Completion, collect
+from predictor.generation.text import Completion, collect
 
 MakeEngine = Callable[..., Engine]
 PARAMS = SamplingParams(temperature=0, max_tokens=12, top_logprobs=20)

@@ -14,7 +14,7 @@ import pytest
 from predictor.engine.engine import Engine
 from predictor.engine.request import FinishReason, Request, SamplingParams
 from predictor.errors import EngineFailure, InvalidRequest
-from predictor.text_generation import Completion, collect
+from predictor.generation.text import Completion, collect
 
 MakeEngine = Callable[..., Engine]
 

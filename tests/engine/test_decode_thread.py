@@ -13,7 +13,7 @@ import psutil
 from predictor.engine.config import EngineConfig
 from predictor.engine.engine import Engine
 from predictor.engine.request import Request, SamplingParams
-from predictor.text_generation import collect
+from predictor.generation.text import collect
 
 async def ask(engine):
     [stream] = engine.submit_all([Request("r", (1000, 1001), SamplingParams(max_tokens=2, ignore_eos=True))])

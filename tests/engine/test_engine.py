@@ -19,8 +19,8 @@ from predictor.engine.prefix_store import PrefixStore
 from predictor.engine.request import FinishReason, Request, SamplingParams
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import EngineFailure, InvalidRequest, NotReady, PromptTooLong, QueueFull
+from predictor.generation.text import Completion, TextGenerator, collect
 from predictor.structured.grammar import gbnf_grammar
-from predictor.text_generation import Completion, TextGenerator, collect
 
 MakeEngine = Callable[..., Engine]
 GREEDY = SamplingParams(temperature=0, max_tokens=24)

@@ -12,7 +12,7 @@ from predictor.engine.config import EngineConfig
 from predictor.engine.engine import Engine
 from predictor.engine.request import FinishReason, Request, SamplingParams
 from predictor.errors import InvalidRequest
-from predictor.text_generation import collect
+from predictor.generation.text import collect
 
 
 class Broken:

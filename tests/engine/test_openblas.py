@@ -20,7 +20,7 @@ from pathlib import Path
 from predictor.engine.config import EngineConfig
 from predictor.engine.engine import Engine
 from predictor.engine.request import Request, SamplingParams
-from predictor.text_generation import collect
+from predictor.generation.text import collect
 
 async def first_choices(engine):
     params = SamplingParams(temperature=0.0, max_tokens=1, top_logprobs=20)

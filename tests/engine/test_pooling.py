@@ -26,7 +26,7 @@ from tiny_models import (
 from predictor.engine.config import EngineConfig, Pooling
 from predictor.engine.engine import Engine
 from predictor.errors import InvalidRequest, PromptTooLong, QueueFull, WrongTask
-from predictor.text_embedding import TextEmbedder
+from predictor.generation.embedding import TextEmbedder
 
 MakeEmbedder = Callable[..., TextEmbedder]
 # Matrices are multiplied in other orders, and llama.cpp looks some activations up in tables of 16 bits.

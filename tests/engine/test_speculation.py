@@ -14,7 +14,7 @@ from predictor.engine.request import Request, SamplingParams
 from predictor.engine.sequence import Sequence
 from predictor.engine.speculation import PROBE_STEPS, Speculator, StepCost
 from predictor.errors import ModelLoadError
-from predictor.text_generation import Completion, collect
+from predictor.generation.text import Completion, collect
 
 MakeEngine = Callable[..., Engine]
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tiny_gguf import TINY, Tensor, string, tiny_gguf
 
 from predictor.errors import ModelLoadError
-from predictor.gguf_split import read_parts
+from predictor.models.gguf_split import read_parts
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * PATIENCE)]
 
@@ -118,7 +118,7 @@ import sys
 from pathlib import Path
 from predictor.engine.llama import Model
 from predictor.errors import PredictorError
-from predictor.gguf_split import read_parts
+from predictor.models.gguf_split import read_parts
 try:
     path = Path(sys.argv[1])
     read_parts(path)

@@ -21,7 +21,7 @@ from predictor.formats import convert as convert_module
 from predictor.formats.command import _target
 from predictor.formats.convert import convert, plan_conversion
 from predictor.formats.measure import default_text, measure
-from predictor.gguf import read_header
+from predictor.models.gguf import read_header
 
 COMMAND = (sys.executable, "-m", "predictor.cli", "models", "convert")
 STOPPED = 130

@@ -13,9 +13,9 @@ from predictor.engine.llama.backend import log_readers
 from predictor.engine.llama.cpu import cpu_features, is_repacked
 from predictor.engine.llama.quantize import quantise, quantised_bytes
 from predictor.formats.repacking import file_type_number, gains_from_openblas, is_quantised, report_format
-from predictor.gguf import GgufHeader, TensorHeader
-from predictor.gguf_split import read_parts
-from predictor.gguf_types import TENSOR_TYPES
+from predictor.models.gguf import GgufHeader, TensorHeader
+from predictor.models.gguf_split import read_parts
+from predictor.models.gguf_types import TENSOR_TYPES
 
 Q4_0, Q4_1, F16 = 2, 3, 1
 

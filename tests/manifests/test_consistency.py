@@ -26,7 +26,7 @@ from rendered_manifests import (
 from server_process import Server, running_server
 
 from predictor.cli import _settings, app
-from predictor.lifecycle import CLOSE_SECONDS
+from predictor.serving.lifecycle import CLOSE_SECONDS
 from predictor.settings import Settings, env_var, flag
 
 METRIC = re.compile(r"kserve_llamacpp_\w+")

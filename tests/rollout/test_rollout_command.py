@@ -175,7 +175,8 @@ def test_missing_extra_is_named() -> None:
 
 
 def test_serving_imports_nothing_of_rollouts() -> None:
-    code = "import sys, predictor.cli, predictor.server; print([m for m in sys.modules if 'rollout' in m])"
+    modules = "import predictor.cli, predictor.serving.server, sys"
+    code = f"{modules}; print([m for m in sys.modules if 'rollout' in m])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

@@ -23,8 +23,8 @@ from server_process import Server, free_port, running_server
 from tiny_models import tiny_bert
 
 from predictor.errors import StartupError
+from predictor.serving.startup import plan_startup
 from predictor.settings import Settings
-from predictor.startup import plan_startup
 
 ROOT = "text_completion smol"
 PHASES = ("queue", "prefill", "decode")

@@ -1,0 +1,153 @@
+"""The sampling fields of a request, the same in every protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from predictor.api.http.errors import describe_validation
+from predictor.api.http.fields import Integer, is_unicode
+from predictor.engine.request import SamplingParams
+from predictor.errors import InvalidRequest
+
+PROTOCOL_PARAMETERS = frozenset(
+    {
+        "binary_data_output",
+        "content_type",
+        "headers",
+        "priority",
+        "sequence_end",
+        "sequence_id",
+        "sequence_start",
+        "timeout",
+    }
+)
+"""Parameters that V2 clients send on their own account and that do not concern sampling."""
+
+
+def _stop_strings(value: Any) -> Any:
+    strings = [value] if isinstance(value, str) else value
+    if strings is None:
+        return None
+    if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
+        raise ValueError("must be a string or a list of strings")
+    if not all(is_unicode(text) for text in strings):
+        raise ValueError("must be valid Unicode text")
+    return strings
+
+
+def _token_biases(value: Any) -> Any:
+    """Token ids are text in JSON objects, and the whole object is text in protocols with scalars only."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = None
+        if value is None:
+            raise ValueError("must be a JSON object of token ids to numbers")
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return {int(token): bias for token, bias in value.items()}
+    except ValueError:
+        raise ValueError("must have token ids as its keys") from None
+
+
+class SamplingFields(BaseModel):
+    """Optional sampling fields; null means the default. Base of every request that carries them.
+
+    The names and meanings are those of `predictor.engine.request.SamplingParams`. Booleans and text do not
+    pass for numbers. Fields that are not known are ignored, since OpenAI clients send many.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    max_tokens: Integer | None = None
+    temperature: float | None = None
+    top_k: Integer | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: Integer | None = None
+    logit_bias: Annotated[dict[int, float] | None, BeforeValidator(_token_biases)] = None
+    stop: Annotated[list[str] | None, BeforeValidator(_stop_strings)] = None
+    ignore_eos: bool | None = None
+
+    def to_params(self, default_max_tokens: int | None, *, top_logprobs: int | None = None) -> SamplingParams:
+        """The engine's parameters.
+
+        Args:
+            default_max_tokens: used where the request has no `max_tokens`; None means until the context is
+                full.
+            top_logprobs: as in `SamplingParams`.
+
+        Raises:
+            InvalidRequest: a value is out of range; `param` names it.
+        """
+        given = {
+            name: value for name in SamplingFields.model_fields if (value := getattr(self, name)) is not None
+        }
+        given.setdefault("max_tokens", default_max_tokens)
+        given["stop"] = tuple(given.get("stop", ()))
+        return SamplingParams(**given, top_logprobs=top_logprobs)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Read the fields from a dictionary, refusing names that are not known.
+
+        A misspelt parameter of V1 or V2 would change the text without a word, so it is an error there.
+        Numbers may come as text, because kserve's gRPC client carries no floating-point parameters.
+
+        Args:
+            values: names to values, as the protocol brings them.
+            where: the object that holds them, for the error message, such as `instances[0]`.
+
+        Raises:
+            InvalidRequest: a name is unknown, or a value has the wrong type.
+        """
+        unknown = sorted(values.keys() - cls.model_fields.keys() - PROTOCOL_PARAMETERS)
+        if unknown:
+            known = ", ".join(cls.model_fields)
+            raise InvalidRequest(
+                f"{where} has an unknown field {unknown[0]!r}; known: {known}", param=unknown[0]
+            )
+        try:
+            return cls.model_validate({name: _number(name, value) for name, value in values.items()})
+        except ValidationError as error:
+            problem = describe_validation(error.errors())
+            raise InvalidRequest(f"{where}: {problem.message}", param=problem.param) from None
+
+
+def parse_sampling(
+    values: Mapping[str, Any], where: str, *, default_max_tokens: int | None = None
+) -> SamplingParams:
+    """Sampling parameters from the plain dictionary of a V1 instance or of V2 parameters.
+
+    Raises:
+        InvalidRequest: a name is unknown, or a value has the wrong type or is out of range.
+    """
+    fields = SamplingFields.parse(values, where)
+    try:
+        return fields.to_params(default_max_tokens)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}: {error.message}", param=error.param) from None
+
+
+_TEXT_FIELDS = frozenset({"stop", "logit_bias"})
+
+
+def _number(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or name in _TEXT_FIELDS:
+        return value
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            continue
+    return value

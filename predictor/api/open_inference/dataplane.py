@@ -1,0 +1,85 @@
+"""What of kserve's data plane this server answers in its own way."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import kserve
+from kserve.constants.constants import INFERENCE_CONTENT_LENGTH_HEADER
+from kserve.errors import InferenceError
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.infer_type import InferRequest
+from kserve.protocol.rest.v2_datamodels import InferenceRequest, RequestInput
+from pydantic import ValidationError
+
+from predictor.api.http.errors import describe_validation
+from predictor.errors import InvalidRequest
+from predictor.generation.served_models import ServedModels
+
+
+class ServingDataPlane(DataPlane):  # type: ignore[misc]
+    """Tells the server's readiness by its models, and checks V2 bodies that kserve doesn't check.
+
+    kserve's own says ready whatever happens, and meets a malformed binary body with status 500.
+
+    Args:
+        model_registry: kserve's registry.
+        models: whose readiness counts.
+    """
+
+    def __init__(self, model_registry: kserve.ModelRepository, models: ServedModels) -> None:
+        super().__init__(model_registry=model_registry)
+        self._models = models
+
+    async def ready(self) -> bool:
+        """Whether every model takes requests."""
+        return all(self._models.is_ready(name) for name in self._models.names)
+
+    async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False) -> bool:
+        """Whether a model takes requests; kserve asks with True where it is about to send one.
+
+        Raises:
+            NotReady: it takes none, and there is one.
+        """
+        ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
+        if disable_predictor_health_check and not ready:
+            self._models.get(model_name)
+        return ready
+
+    def decode_inference_request(
+        self, body: bytes | InferenceRequest, headers: Mapping[str, str], model_name: str
+    ) -> InferRequest:
+        """A V2 body as kserve's request: JSON, or JSON followed by the tensors' bytes.
+
+        FastAPI leaves a body as bytes where the content type isn't JSON, as with a plain `curl -d` or
+        tritonclient; without the header that says where the JSON ends, all of it is.
+
+        Raises:
+            InvalidRequest: the body is not an inference request.
+        """
+        if not isinstance(body, bytes):
+            return super().decode_inference_request(body, headers, model_name)
+        length = headers.get(INFERENCE_CONTENT_LENGTH_HEADER, str(len(body)))
+        if not (length.isdecimal() and int(length) <= len(body)):
+            raise InvalidRequest(
+                f"{INFERENCE_CONTENT_LENGTH_HEADER} must be the number of bytes of the JSON in front, "
+                f"at most {len(body)}, not {length!r}"
+            )
+        try:
+            _BinaryRequest.model_validate_json(body[: int(length)])
+        except ValidationError as error:
+            raise describe_validation(error.errors()) from None
+        try:
+            return InferRequest.from_bytes(body, int(length), model_name)
+        except (ValueError, TypeError, OverflowError, InferenceError, struct.error) as error:
+            raise InvalidRequest(f"the tensors' data can't be read: {error}") from None
+
+
+class _BinaryInput(RequestInput):  # type: ignore[misc]
+    data: list[Any] | None = None
+
+
+class _BinaryRequest(InferenceRequest):  # type: ignore[misc]
+    inputs: list[_BinaryInput]

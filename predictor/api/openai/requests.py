@@ -1,0 +1,37 @@
+"""From an OpenAI request to the engine's."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+from predictor.api.http.middleware import current_request_id
+from predictor.engine.request import MAX_SEED, Request, SamplingParams
+from predictor.structured.compiler import MakeConstraint
+
+
+def engine_requests(
+    prompts: Sequence[tuple[int, ...]],
+    params: SamplingParams,
+    choices: int,
+    make_constraint: MakeConstraint | None,
+) -> list[Request]:
+    """One engine request per choice, prompt by prompt. Choices of one prompt get different seeds."""
+    label = current_request_id() or uuid.uuid4().hex
+    return [
+        Request(
+            f"{label}-{i}-{k}" if len(prompts) * choices > 1 else label,
+            prompt,
+            _for_choice(params, k),
+            make_constraint() if make_constraint else None,
+        )
+        for i, prompt in enumerate(prompts)
+        for k in range(choices)
+    ]
+
+
+def _for_choice(params: SamplingParams, choice: int) -> SamplingParams:
+    if params.seed is None or choice == 0:
+        return params
+    return replace(params, seed=(params.seed + choice) % (MAX_SEED + 1))

@@ -1,0 +1,124 @@
+"""OpenAI's routes: chat completions, completions and models.
+
+Source: https://platform.openai.com/docs/api-reference
+`GET /models` and `GET /models/{model}` answer KServe's V1 clients as well, which ask the same addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from predictor.api.http.errors import openai_error
+from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
+from predictor.api.openai.answers import ChunkWriter, Envelope, TextLogprobs, Usage, wants_chunk
+from predictor.api.openai.chat import chat_completion
+from predictor.api.openai.output import read_grammar
+from predictor.api.openai.requests import engine_requests
+from predictor.api.openai.types import ChatCompletionRequest, CompletionRequest, Prompt
+from predictor.errors import InvalidRequest
+from predictor.generation.served_models import ServedModels
+from predictor.generation.text import Completion, RequestStream, TextGenerator
+
+OWNER = "kserve-llamacpp"
+
+
+def openai_router(models: ServedModels) -> APIRouter:
+    """The routes, to be mounted under `/v1` and `/openai/v1`."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post("/chat/completions", response_model=None)
+    async def chat_completions(body: ChatCompletionRequest) -> Response:
+        return await chat_completion(models.get(body.model), body)
+
+    @router.post("/completions", response_model=None)
+    async def completions(body: CompletionRequest) -> Response:
+        return await _complete(models.get(body.model), body)
+
+    @router.get("/models", response_model=None)
+    async def list_models() -> dict[str, Any]:
+        entries = [_model(models, name) for name in models.names]
+        return {"object": "list", "data": entries, "models": models.names}
+
+    @router.get("/models/{model:path}", response_model=None)
+    async def get_model(model: str) -> dict[str, Any]:
+        models.find(model)
+        return {**_model(models, model), "name": model, "ready": True}
+
+    return router
+
+
+async def _complete(generator: TextGenerator, body: CompletionRequest) -> Response:
+    params = body.params()
+    texts = body.prompts()
+    prompts = [await generator.tokenize(text) if isinstance(text, str) else text for text in texts]
+    echoes = _echoes(texts, body)
+    make_constraint = await read_grammar(body.grammar, generator.constraints)
+    requests = engine_requests(prompts, params, body.choices, make_constraint)
+    envelope = Envelope.new("cmpl", "text_completion", body.model)
+    if body.stream:
+        writer = ChunkWriter(envelope, include_usage=body.include_usage)
+        streams = generator.submit(requests)
+        usage = Usage(sum(map(len, prompts))) if body.include_usage else None
+        events = _text_events(streams, writer, usage, body, echoes)
+        return EventStream(ending_with_error(events, openai_error), streams)
+    results = await generator.complete(requests)
+    choices = [
+        _text_choice(i, result, echoes[i], body.logprobs is not None) for i, result in enumerate(results)
+    ]
+    return _json(envelope.whole(choices, Usage.of(results, body.choices)))
+
+
+async def _text_events(
+    streams: Sequence[RequestStream],
+    writer: ChunkWriter,
+    usage: Usage | None,
+    body: CompletionRequest,
+    echoes: Sequence[str],
+) -> AsyncGenerator[bytes, None]:
+    logprobs = [TextLogprobs() for _ in streams] if body.logprobs is not None else None
+    for index, echo in enumerate(echoes):
+        if echo:
+            yield writer.text(index, echo, None, None)
+    async for index, delta in interleaved(streams):
+        finish = delta.finish_reason
+        if finish is not None and usage is not None:
+            usage.completion_tokens += delta.completion_tokens
+            usage.cached_tokens += delta.cached_tokens if index % body.choices == 0 else 0
+        if finish is not None or wants_chunk(delta):
+            entries = logprobs[index].of(delta.logprobs) if logprobs else None
+            yield writer.text(index, delta.text, entries, finish.value if finish else None)
+    if usage is not None:
+        yield writer.usage(usage)
+    yield DONE
+
+
+def _echoes(texts: Sequence[Prompt], body: CompletionRequest) -> list[str]:
+    """The text to put before each choice."""
+    if not body.echo:
+        return [""] * len(texts) * body.choices
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidRequest("echo needs the prompt as text, not as token ids", param="echo")
+    return [str(text) for text in texts for _ in range(body.choices)]
+
+
+def _text_choice(index: int, result: Completion, echo: str, with_logprobs: bool) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": echo + result.text,
+        "logprobs": TextLogprobs().of(result.logprobs) if with_logprobs else None,
+        "finish_reason": result.finish_reason.value,
+    }
+
+
+def _model(models: ServedModels, name: str) -> dict[str, Any]:
+    parent = models.parent(name)
+    return {"id": name, "object": "model", "created": models.created, "owned_by": OWNER, "parent": parent}
+
+
+def _json(payload: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(payload), media_type="application/json")

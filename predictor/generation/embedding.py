@@ -1,0 +1,139 @@
+"""Texts in, vectors or scores out: what every protocol calls for embedding and reranking models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from predictor.engine.config import Pooling
+from predictor.engine.request import Request, SamplingParams
+from predictor.errors import InvalidRequest, WrongTask
+from predictor.generation.text import RequestStream
+
+Vector = npt.NDArray[np.float32]
+
+# An embedding samples nothing; greedy parameters need no sampler.
+_NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0)
+
+
+class PoolingEngine(Protocol):
+    """The part of `predictor.engine.Engine` that embedding needs."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+
+    def tokenize_pair(self, query: str, document: str) -> list[int]: ...
+
+    def submit_all(self, requests: Sequence[Request]) -> Sequence[RequestStream]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What a model made of one text.
+
+    Attributes:
+        vector: of length 1, or the outputs of a reranker's head as they are.
+        tokens: of the text.
+    """
+
+    vector: Vector
+    tokens: int
+
+
+class TextEmbedder:
+    """Embeds and ranks with one model.
+
+    Args:
+        name: the model's name in every protocol.
+        engine: runs the sequences, with `pooling`.
+        pooling: what makes a vector of a text.
+        group: how many texts of one call are given to the engine at a time.
+    """
+
+    def __init__(self, name: str, engine: PoolingEngine, pooling: Pooling, *, group: int) -> None:
+        self.name = name
+        self.engine = engine
+        self.is_reranker = pooling is Pooling.RANK
+        self._group = group
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text, with those that the model wants around it.
+
+        Raises:
+            InvalidRequest: the text is empty.
+        """
+        if not text:
+            raise InvalidRequest("the input is empty; send at least one character", param="input")
+        return tuple(
+            await asyncio.to_thread(self.engine.tokenize, text, add_special=True, parse_special=True)
+        )
+
+    async def embed(self, inputs: Sequence[tuple[int, ...]], request_id: str) -> list[Embedding]:
+        """Vectors of length 1 for token sequences, in their order.
+
+        Raises:
+            WrongTask: the model is a reranker.
+            InvalidRequest: an input is empty or too long.
+            Unavailable: the queue is full, or the engine isn't ready.
+            EngineFailure: llama.cpp failed.
+        """
+        if self.is_reranker:
+            raise WrongTask(f"model {self.name!r} is a reranker: use /v1/rerank", param="model")
+        return [
+            Embedding(_unit(vector), len(tokens))
+            for vector, tokens in zip(await self._run(inputs, request_id), inputs, strict=True)
+        ]
+
+    async def score(self, query: str, documents: Sequence[str], request_id: str) -> list[Embedding]:
+        """The head's outputs for each document, in their order; the first is how well it answers the query.
+
+        Raises:
+            WrongTask: the model isn't a reranker.
+            InvalidRequest: a document is too long together with the query.
+            Unavailable: the queue is full, or the engine isn't ready.
+            EngineFailure: llama.cpp failed.
+        """
+        if not self.is_reranker:
+            raise WrongTask(
+                f"model {self.name!r} gives embeddings: rerank with a reranking model, or compare the "
+                "vectors of /v1/embeddings",
+                param="model",
+            )
+        pairs = await asyncio.to_thread(
+            lambda: [tuple(self.engine.tokenize_pair(query, document)) for document in documents]
+        )
+        vectors = await self._run(pairs, request_id)
+        return [Embedding(vector, len(pair)) for vector, pair in zip(vectors, pairs, strict=True)]
+
+    async def _run(self, inputs: Sequence[tuple[int, ...]], request_id: str) -> list[Vector]:
+        """All vectors, a group after the other: a large call must not fill the queue by itself."""
+        several = len(inputs) > 1
+        requests = [
+            Request(f"{request_id}-{i}" if several else request_id, tokens, _NO_SAMPLING)
+            for i, tokens in enumerate(inputs)
+        ]
+        vectors: list[Vector] = []
+        for start in range(0, len(requests), self._group):
+            streams = self.engine.submit_all(requests[start : start + self._group])
+            try:
+                vectors += await asyncio.gather(*map(_vector, streams))
+            finally:
+                for stream in streams:
+                    stream.cancel()
+        return vectors
+
+
+async def _vector(stream: RequestStream) -> Vector:
+    async for delta in stream:
+        if delta.vector is not None:
+            return delta.vector
+    raise AssertionError("the engine ended a sequence without its vector")
+
+
+def _unit(vector: Vector) -> Vector:
+    length = float(np.linalg.norm(vector))
+    return vector / np.float32(length) if length else vector

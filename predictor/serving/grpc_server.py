@@ -1,0 +1,56 @@
+"""kserve's gRPC server with TLS and with interceptors of ours, for which it has no options."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from grpc import aio
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
+from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+from kserve.protocol.grpc.server import GRPCServer
+from kserve.protocol.grpc.servicer import InferenceServicer
+
+from predictor.serving.tls import CertificateFiles, grpc_credentials
+
+logger = logging.getLogger(__name__)
+
+
+class ServingGRPCServer(GRPCServer):  # type: ignore[misc]
+    """Answers the V2 protocol.
+
+    Args:
+        interceptors: ours; kserve's makes status codes of what they raise.
+        max_message_bytes: largest request accepted; a larger one is answered RESOURCE_EXHAUSTED.
+        certificate: for TLS; None for none.
+        options: kserve's own.
+    """
+
+    def __init__(
+        self,
+        *options: object,
+        interceptors: Sequence[aio.ServerInterceptor],
+        max_message_bytes: int,
+        certificate: CertificateFiles | None,
+        grace_period: int,
+    ) -> None:
+        super().__init__(*options, kwargs={}, grace_period=grace_period)
+        self._interceptors = (ExceptionToStatusInterceptor(), *interceptors)
+        self._max_message_bytes = max_message_bytes
+        self._certificate = certificate
+
+    async def start(self, max_workers: int) -> None:
+        """Serve until `stop`."""
+        self._server = server = aio.server(
+            interceptors=self._interceptors,
+            options=[("grpc.max_receive_message_length", self._max_message_bytes)],
+        )
+        servicer = InferenceServicer(self._data_plane, self._model_repository_extension)
+        services.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        address = f"[::]:{self._port}"
+        if self._certificate is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, grpc_credentials(self._certificate))
+        await server.start()
+        await server.wait_for_termination()

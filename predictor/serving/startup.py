@@ -1,0 +1,253 @@
+"""What has to be settled before anything is loaded: the file, its fit into memory, the ports, the sizes."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from predictor.access.keys import read_keys
+from predictor.cgroup import default_threads, memory_limit
+from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, kv_cache_tokens
+from predictor.engine.prefix_store import PrefixStore, model_key
+from predictor.errors import StartupError
+from predictor.formats.repacking import gains_from_openblas
+from predictor.models.gguf import GgufHeader
+from predictor.models.gguf_split import read_parts
+from predictor.models.lora import check_adapter, check_names
+from predictor.models.memory import MemoryEstimate, check_memory
+from predictor.models.storage import resolve_model
+from predictor.serving.tls import CertificateFiles
+from predictor.settings import Settings, flag
+
+logger = logging.getLogger(__name__)
+
+
+POOLED_BATCH_TOKENS = 2048
+# llama.cpp's `llama_pooling_type`, as GGUF files have it.
+_POOLING_TYPES = {1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST, 4: Pooling.RANK}
+_NAMED_POOLING = {pooling.value: pooling for pooling in Pooling}
+
+
+@dataclass(frozen=True, slots=True)
+class StartupPlan:
+    """A start that can be expected to succeed.
+
+    Attributes:
+        name: the model's name in every protocol.
+        engine: what to load and how.
+        chat_template: the Jinja source that replaces the model's own, None to keep that.
+        parts: headers of the model, the first part first.
+        traces_endpoint: where spans are sent, None for nowhere.
+        certificate: for TLS, None for none.
+        log_text: whether logs may hold the text of prompts and answers.
+    """
+
+    name: str
+    engine: EngineConfig
+    chat_template: str | None
+    parts: tuple[GgufHeader, ...]
+    traces_endpoint: str | None
+    certificate: CertificateFiles | None
+    log_text: bool
+
+
+def plan_startup(settings: Settings) -> StartupPlan:
+    """Check everything that can be checked without loading the model.
+
+    Raises:
+        StartupError: something is wrong; the message says what to do.
+    """
+    _check_traces(settings)
+    if settings.api_key_file is not None:
+        read_keys(settings.api_key_file)
+    certificate = _certificate(settings)
+    path = resolve_model(settings.model, model_file=settings.model_file)
+    parts = read_parts(path)
+    name = settings.model_name or path.stem
+    context_tokens = kv_cache_tokens(
+        settings.context_tokens,
+        sequence_tokens=settings.max_sequence_tokens,
+        sequences=settings.max_sequences,
+        trained_context=parts[0].context_length or 0,
+    )
+    if (settings.max_sequence_tokens or 0) > context_tokens:
+        raise StartupError(
+            f"{flag('max_sequence_tokens')} is {settings.max_sequence_tokens}, but the KV cache holds "
+            f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
+        )
+    pooling = _pooling(settings, parts)
+    _check_adapters(settings, name, parts[0], pooling)
+    estimate = _check_memory(settings, parts, context_tokens)
+    logger.info(
+        "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
+        path,
+        parts[0].quantisation,
+        estimate.weights / 2**20,
+        estimate.kv_cache / 2**20,
+        context_tokens,
+        name,
+    )
+    template = _read_template(settings.chat_template) if settings.chat_template else None
+    config = replace(
+        _engine_config(settings, path, context_tokens),
+        prefix_store=_prefix_store(settings, [part.path for part in parts]),
+        host_cache_bytes=_host_cache_bytes(settings, estimate),
+        pooling=pooling,
+        openblas=settings.openblas and settings.n_gpu_layers == 0 and gains_from_openblas(parts),
+        max_batch_tokens=_batch_tokens(settings, pooling, context_tokens),
+    )
+    return StartupPlan(
+        name,
+        config,
+        template,
+        tuple(parts),
+        settings.otlp_traces_endpoint,
+        certificate,
+        settings.log_text,
+    )
+
+
+def _check_adapters(settings: Settings, name: str, model: GgufHeader, pooling: Pooling | None) -> None:
+    adapters = settings.lora or ()
+    if pooling is not None and adapters:
+        raise StartupError(f"{flag('lora')} needs a model that generates text: leave it out, or the pooling")
+    check_names(name, adapters)
+    for adapter in adapters:
+        check_adapter(adapter, model)
+
+
+def _check_memory(settings: Settings, parts: Sequence[GgufHeader], context_tokens: int) -> MemoryEstimate:
+    """Whether the model, its adapters and the draft model fit; what the first two take."""
+    limit, cache_type = memory_limit(), settings.kv_cache_type
+    adapter_bytes = sum(adapter.path.stat().st_size for adapter in settings.lora or ())
+    estimate = check_memory(parts, context_tokens, limit, cache_type, adapter_bytes)
+    if settings.draft_model is not None:
+        left = None if limit is None else limit - estimate.total
+        check_memory(read_parts(settings.draft_model), context_tokens, left, cache_type)
+    return estimate
+
+
+def _certificate(settings: Settings) -> CertificateFiles | None:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    files = CertificateFiles(settings.tls_cert_file, settings.tls_key_file)
+    files.check()
+    return files
+
+
+def _pooling(settings: Settings, parts: Sequence[GgufHeader]) -> Pooling | None:
+    """What was asked for, else what the model was made for; None generates text."""
+    header = parts[0]
+    declared = _POOLING_TYPES.get(header.integer(f"{header.architecture}.pooling_type", 0))
+    pooling = declared if settings.pooling is None else _NAMED_POOLING.get(settings.pooling)
+    if pooling is None and header.metadata.get(f"{header.architecture}.attention.causal") is False:
+        raise StartupError(
+            f"{header.path} is an encoder, which can't generate text: start it with {flag('pooling')} mean "
+            "or cls, whichever it was trained with"
+        )
+    has_head = any(tensor.name.startswith("cls.") for part in parts for tensor in part.tensors)
+    if pooling is Pooling.RANK and not has_head:
+        raise StartupError(
+            f"{header.path} has no classification head, so it is no reranker: choose another "
+            f"{flag('pooling')}"
+        )
+    return pooling
+
+
+def _batch_tokens(settings: Settings, pooling: Pooling | None, context_tokens: int) -> int:
+    """Texts that are pooled must mostly fit into one step, so the default is larger for them."""
+    if pooling is None or "max_batch_tokens" in settings.model_fields_set:
+        return settings.max_batch_tokens
+    return max(settings.max_batch_tokens, min(context_tokens, POOLED_BATCH_TOKENS))
+
+
+def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:
+    if settings.prefix_cache_dir is None:
+        return None
+    # llama.cpp writes the number of cell ranges into every state and reads no other number back.
+    slots = settings.max_sequences if settings.max_sequence_tokens else 1
+    details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(slots))
+    limit = settings.prefix_cache_dir_mib * 2**20
+    adapters = {a.name: model_key([a.path], str(a.scale)) for a in settings.lora or ()}
+    return PrefixStore(settings.prefix_cache_dir, model_key(files, *details), limit, adapters)
+
+
+def _host_cache_bytes(settings: Settings, estimate: MemoryEstimate) -> int:
+    """What was asked for, but never more than half of what the model leaves."""
+    wanted, limit = settings.prefix_cache_mib * 2**20, memory_limit()
+    return wanted if limit is None else min(wanted, (limit - estimate.total) // 2)
+
+
+def _engine_config(settings: Settings, path: Path, context_tokens: int) -> EngineConfig:
+    threads = settings.threads or default_threads()
+    return EngineConfig(
+        model_path=path,
+        threads=threads,
+        batch_threads=settings.threads_batch or threads,
+        context_tokens=context_tokens,
+        max_sequence_tokens=settings.max_sequence_tokens,
+        draft_ngrams=settings.draft_ngrams,
+        draft_model=settings.draft_model,
+        draft_tokens=settings.draft_tokens,
+        max_sequences=settings.max_sequences,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_queue=settings.max_queue,
+        max_step_seconds=settings.max_inter_token_latency_ms / 1000,
+        gpu_layers=settings.n_gpu_layers,
+        flash_attention=settings.flash_attention,
+        cache_type=settings.kv_cache_type,
+        use_mmap=settings.mmap,
+        use_mlock=settings.mlock,
+        adapters={a.name: AdapterConfig(a.path, a.scale) for a in settings.lora or ()},
+    )
+
+
+def check_ports(settings: Settings) -> None:
+    """Make sure that the ports are free.
+
+    gRPC would share a port that is in use without a word, and uvicorn finds out after the load.
+
+    Raises:
+        StartupError: one is in use.
+    """
+    ports = {"http_port": settings.http_port, "open_port": settings.open_port}
+    if settings.enable_grpc:
+        ports["grpc_port"] = settings.grpc_port
+    for field, port in ports.items():
+        if port is None:
+            continue
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError as error:
+                raise StartupError(
+                    f"port {port} can't be used ({error.strerror}): choose another with {flag(field)}"
+                ) from error
+
+
+def _check_traces(settings: Settings) -> None:
+    exporter = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+    if settings.otlp_traces_endpoint and not _is_installed(exporter):
+        raise StartupError(
+            f"{flag('otlp_traces_endpoint')} needs OpenTelemetry: pip install 'kserve-llamacpp[otel]'"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # one of its parents
+        return False
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"the chat template {path} can't be read: {error}") from error

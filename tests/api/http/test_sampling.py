@@ -1,0 +1,82 @@
+"""Sampling fields, the same for every protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from predictor.api.http.sampling import SamplingFields, parse_sampling
+from predictor.engine.request import SamplingParams
+from predictor.errors import InvalidRequest
+
+EVERYTHING: dict[str, Any] = {
+    "max_tokens": 5,
+    "temperature": 0,
+    "top_k": 1,
+    "top_p": 0.5,
+    "min_p": 0.1,
+    "typical_p": 0.9,
+    "repeat_penalty": 1.1,
+    "presence_penalty": -1,
+    "frequency_penalty": 0.5,
+    "seed": 7,
+    "logit_bias": {"12": -100},
+    "stop": "END",
+    "ignore_eos": True,
+}
+
+
+def test_every_field_reaches_the_engine() -> None:
+    expected = SamplingParams(**{**EVERYTHING, "logit_bias": {12: -100.0}, "stop": ("END",)})
+    assert parse_sampling(EVERYTHING, "parameters") == expected
+    assert SamplingFields.model_validate(EVERYTHING).to_params(None) == expected
+
+
+def test_nulls_mean_defaults() -> None:
+    assert parse_sampling(dict.fromkeys(EVERYTHING), "x", default_max_tokens=9) == SamplingParams(
+        max_tokens=9
+    )
+
+
+def test_numbers_may_be_text_where_a_protocol_has_no_floats() -> None:
+    values = {"temperature": "0.25", "max_tokens": "3", "logit_bias": '{"1": 2}', "stop": "5"}
+    assert parse_sampling(values, "parameters") == SamplingParams(
+        temperature=0.25, max_tokens=3, logit_bias={1: 2.0}, stop=("5",)
+    )
+
+
+def test_what_v2_clients_add_on_their_own_is_no_error() -> None:
+    assert parse_sampling({"binary_data_output": True, "sequence_id": 0}, "parameters") == SamplingParams()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("temperature", "hot", "temperature: must be a valid number, not 'hot'"),
+        ("temperature", True, "temperature: must be a valid number, not True"),
+        ("temperature", -1, "temperature must be between 0 and 100, not -1"),
+        ("temperature", float("nan"), "temperature must be between"),
+        ("max_tokens", 0, "max_tokens must be between 1 and"),
+        ("max_tokens", 1.5, "max_tokens: must be a valid integer, not 1.5"),
+        ("max_tokens", 10**400, "max_tokens: must be less than"),
+        ("top_k", False, "top_k: must be a valid integer, not False"),
+        ("seed", -1, "seed must be between 0"),
+        ("stop", 3, "stop: must be a string or a list of strings"),
+        ("stop", ["a", 3], "stop: must be a string or a list of strings"),
+        ("stop", "", "a stop string must not be empty"),
+        ("stop", "\ud800", "stop: must be valid Unicode text"),
+        ("logit_bias", {"a": 1}, "logit_bias: must have token ids as its keys"),
+        ("logit_bias", {"1": "x"}, "logit_bias"),
+        ("logit_bias", "nonsense", "logit_bias: must be a JSON object"),
+        ("ignore_eos", "yes", "ignore_eos"),
+        ("max_new_tokens", 5, "has an unknown field 'max_new_tokens'; known: max_tokens"),
+    ],
+)
+def test_errors_name_the_place_and_the_field(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_sampling({name: value}, "instances[2]")
+    assert caught.value.message.startswith("instances[2]")
+    assert expected in caught.value.message
+    assert caught.value.param is not None
+    assert caught.value.param.startswith(name)
