@@ -54,9 +54,10 @@ test-faults: setup ## inject faults and write docs/reliability.md; SOAK=30 minut
 test-notebooks: setup ## execute the notebooks with small sizes
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest tests/notebooks -m '' $(ARGS)
 
-lint: $(INSTALLED) ## check format, style and types
+lint: $(INSTALLED) ## check format, style, types and the walls between the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(INSTALLED) ## format the code and apply the safe fixes
