@@ -41,11 +41,13 @@ FROM toolchain AS wheel
 ARG PIP_INDEX_URL
 ARG GGML_CUDA=OFF
 COPY --from=pins /build/pins.txt .
+COPY scripts/amx_tiles.h .
 # Everything goes into the package's own folder, where the engine looks for the backends.
 # Older versions of pip read the first variable for build tools, newer ones the second.
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     if [ -s /run/secrets/ca.pem ]; then export PIP_CERT=/run/secrets/ca.pem SSL_CERT_FILE=/run/secrets/ca.pem; fi; \
     export PIP_CONSTRAINT=/build/pins.txt PIP_BUILD_CONSTRAINT=/build/pins.txt; \
+    CXXFLAGS="-include /build/amx_tiles.h" \
     CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON \
         -DGGML_CUDA=${GGML_CUDA} -DCMAKE_INSTALL_BINDIR=llama_cpp/lib -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib \
         -DCMAKE_INSTALL_INCLUDEDIR=llama_cpp/include" \

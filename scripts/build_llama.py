@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kserve-llamacpp"
 OPENBLAS = ROOT / "scripts" / "openblas"
 OPENBLAS_BACKEND = "libggml-blas.so"
+AMX_TILES = ROOT / "scripts" / "amx_tiles.h"
 REPORT_EVERY = 15.0  # seconds
 SERVER_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -68,7 +69,8 @@ def cpu_features() -> str:
 
 def build_key(options: str) -> str:
     """A folder name that changes with the version, the platform, the build options or the CPU."""
-    digest = hashlib.sha256(f"{options}\n{cpu_features()}".encode()).hexdigest()[:12]
+    shape = f"{options}\n{AMX_TILES.read_text()}\n{cpu_features()}"
+    digest = hashlib.sha256(shape.encode()).hexdigest()[:12]
     return f"{pinned_version()}-{sysconfig.get_platform()}-{digest}"
 
 
@@ -103,7 +105,9 @@ def run(command: list[str], log: Path, what: str) -> None:
     neither files nor compilers behind.
     """
     started = reported = time.monotonic()
-    environment = os.environ | {"TMPDIR": str(log.parent)}
+    # CMake takes them into every C++ file's flags.
+    flags = f"{os.environ.get('CXXFLAGS', '')} -include {AMX_TILES}"
+    environment = os.environ | {"TMPDIR": str(log.parent), "CXXFLAGS": flags}
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
