@@ -15,10 +15,11 @@ from benchmarks.measure import Metric
 from benchmarks.platform_servers import KSERVE, RAY, kserve_server
 from benchmarks.ray_cluster import RayCluster, ray_cluster
 from benchmarks.results import Measurement
-from benchmarks.servers import Setup, free_port, running
+from benchmarks.servers import Setup, running
 from predictor.client import prompts
 from predictor.client.load import LoadGenerator, completion
 from predictor.client.records import RequestRecord
+from scripts.free_ports import free_port
 
 SWITCH, CRASH = "platforms-switch", "platforms-crash"
 SWITCH_METRICS = (

@@ -19,8 +19,8 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.servers import free_port
 from runtimes.ray_serve.proxy import ENVIRONMENT
+from scripts.free_ports import free_port, free_ports
 
 START_SECONDS = 120
 DEPLOY_SECONDS = 180
@@ -112,7 +112,7 @@ def ray_cluster(cpus: int, log: Path) -> Iterator[RayCluster]:
     Raises:
         RayClusterError: it did not come up in time.
     """
-    port, dashboard_port = free_port(), free_port()
+    port, dashboard_port = free_ports(2)
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
     command += ["--node-ip-address", "127.0.0.1", "--port", str(port)]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]

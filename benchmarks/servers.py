@@ -6,7 +6,6 @@ import asyncio
 import os
 import shlex
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import aiohttp
 import psutil
 
 from benchmarks.results import LLAMA_SERVER, ORIGINAL_CONTAINER, OURS
+from scripts.free_ports import free_port
 
 START_TIMEOUT_SECONDS = 120
 _POLL_SECONDS = 0.01
@@ -270,14 +270,6 @@ async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
             return response.status
     except aiohttp.ClientError:
         return None
-
-
-def free_port() -> int:
-    """A TCP port that was free on the loopback interface a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def shown_command(server: Server, setup: Setup) -> str:

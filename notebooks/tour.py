@@ -7,7 +7,6 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS = 300, 60, 0.02
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 sys.path.insert(0, str(ROOT))
+from scripts.free_ports import free_ports  # noqa: E402
+
 _running: list[Server] = []
 
 
@@ -107,7 +108,7 @@ class Server:
 
 def serve(*options: str, model: Path | None = None) -> Server:
     """Start a server on free ports. It ends with the notebook's kernel, whatever happens in between."""
-    http, grpc = _free_port(), _free_port()
+    http, grpc = free_ports(2)
     ports = ["--http-port", str(http), "--grpc-port", str(grpc)]
     command = [*COMMAND, "serve", str(model or demo_model()), "--model-name", MODEL_NAME, *ports, *options]
     log = Path(tempfile.mkdtemp(prefix="notebook-")) / "server.log"
@@ -132,10 +133,3 @@ def stop_all() -> None:
     """Stop every server that still runs."""
     while _running:
         _running[-1].stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import httpx
 import numpy as np
 import tritonclient.grpc as triton
 import yaml
+from free_ports import free_ports
 from image_build import IMAGE, MODELCAR, PODMAN, ROOT, build_image, build_modelcar, check_tools, output, say
 
 RUN = ("--network", "host", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
@@ -85,15 +85,10 @@ def check_contents() -> None:
     assert int(variants.split()[1]) >= 10
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
-
-
 @contextmanager
 def serving(*options: str, arguments: tuple[str, ...] = ()) -> Iterator[Running]:
     """The image with the runtime's arguments; `options` go to podman, `arguments` to the server."""
-    port, grpc_port = free_port(), free_port()
+    port, grpc_port = free_ports(2)
     runtime = yaml.safe_load((ROOT / "runtimes/kserve/base/runtime.yaml").read_text())
     (container,) = runtime["spec"]["containers"]
     given = [argument.replace("{{.Name}}", "chat") for argument in container["args"]]
@@ -259,7 +254,7 @@ def check_pod(model: Path) -> None:
     manifest = ROOT / "manifests/overlays/plain-deployment/workload/deployment.yaml"
     spec = yaml.safe_load(manifest.read_text())["spec"]["template"]["spec"]
     (container,) = spec["containers"]
-    port, grpc_port = free_port(), free_port()
+    port, grpc_port = free_ports(2)
     container["image"] = IMAGE
     container["args"][1] = f"/models/{model.name}"
     container["args"] += [f"--http_port={port}", f"--grpc_port={grpc_port}", "--context_tokens=4096"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -27,6 +26,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from processes import stop
+
+from scripts.free_ports import free_ports
 
 MODULE = "k8s.io/apiextensions-apiserver@v0.36.3"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kserve-llamacpp" / "crd-server"
@@ -80,7 +81,7 @@ def running_crd_server(folder: Path) -> Iterator[CrdServer]:
     """Compile the server where needed (once per machine, a few minutes), start it and stop it again."""
     authority = _Authority(folder)
     client_pair = authority.issue("admin", organisation="system:masters")
-    etcd_port, peer_port, port = _free_ports(3)
+    etcd_port, peer_port, port = free_ports(3)
     url = f"https://127.0.0.1:{port}"
     # The delegated lookups have no cluster to go to; the server itself stands in for it.
     kubeconfig = _kubeconfig(folder / "kubeconfig", url, authority.certificate, client_pair)
@@ -145,14 +146,6 @@ def _build() -> Path:
         environment = os.environ | {"GOBIN": str(binary.parent), "GOFLAGS": ""}
         subprocess.run(["nice", "go", "install", MODULE], env=environment, check=True)
     return binary
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [found.getsockname()[1] for found in sockets]
-    for found in sockets:
-        found.close()
-    return ports
 
 
 @contextmanager

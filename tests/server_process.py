@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import httpx
 from processes import stop
+
+from scripts.free_ports import free_ports
 
 COMMAND = (sys.executable, "-m", "predictor.cli")
 
@@ -34,13 +35,6 @@ class Server:
         return f"{self.http_url}/v2/models/{self.model_name}/ready"
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def started_server(
     model: Path,
@@ -51,7 +45,7 @@ def started_server(
     name: str = "smol",
 ) -> Iterator[Server]:
     """Start `kserve-llamacpp serve` on free ports without waiting for it, and always stop it."""
-    http_port, grpc_port = free_port(), free_port()
+    http_port, grpc_port = free_ports(2)
     arguments = [*command, "serve", str(model), "--model-name", name]
     arguments += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
     arguments += ["--context-tokens", str(context_tokens), *options]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import aiohttp
 import psutil
 import pytest
 
-from benchmarks.servers import LlamaServer, OurServer, ServerError, Setup, free_port, running, shown_command
+from benchmarks.servers import LlamaServer, OurServer, ServerError, Setup, running, shown_command
+from scripts.free_ports import free_port, free_ports
 
 SETUP = Setup(sequences=4, context_tokens=4096, llama_server_flags=("-b", "512"))
 
@@ -96,7 +98,9 @@ def test_the_shown_command_holds_no_paths(tmp_path: Path) -> None:
 
 
 def test_free_ports_are_free() -> None:
-    assert free_port() != free_port()
+    assert len(set(free_ports(20))) == 20
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
+        assert taken.getsockname()[1] not in free_ports(20)
 
 
 INTERRUPTED = """

@@ -12,13 +12,13 @@ import pytest
 import yaml
 from metrics_server import Pod, serving
 from polling import wait_until
-from server_process import free_port
 
 from rollout.analysis.counters import Counters, Latency
 from rollout.analysis.judge import TrafficJudge
 from rollout.analysis.limits import Limits
 from rollout.analysis.sources import PrometheusSource, SourceUnavailable
 from rollout.verdict import Decision, Revision
+from scripts.free_ports import free_port
 
 STABLE = Revision("chat-predictor-00001", "chat", "models", 75, "", "smol")
 CANARY = Revision("chat-predictor-00002", "chat", "models", 25, "", "smol")

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 from polling import wait_until
-from server_process import free_port
+
+from scripts.free_ports import free_ports
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class WeightedProxy:
 @contextmanager
 def running_proxy(stable: str, canary: str, folder: Path) -> Iterator[WeightedProxy]:
     """Envoy in front of two base URLs; everything goes to the first until told otherwise."""
-    port, admin_port = free_port(), free_port()
+    port, admin_port = free_ports(2)
     (folder / "envoy.yaml").write_text(yaml.safe_dump(_configuration(port, admin_port, stable, canary)))
     command = [
         str(Path(sys.executable).with_name("envoy")),

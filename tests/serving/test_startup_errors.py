@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from adapter_files import write_adapter
-from server_process import COMMAND, free_port
+from server_process import COMMAND
 from tiny_gguf import tiny_gguf
 
 from predictor.errors import ModelLoadError
 from predictor.serving import startup
 from predictor.settings import Settings
+from scripts.free_ports import free_port
 
 
 def error_of(model: Path, *options: str) -> str:

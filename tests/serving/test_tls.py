@@ -20,7 +20,9 @@ import requests
 from certificates import write_certificate
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
-from server_process import Server, free_port, started_server, wait_until_ready
+from server_process import Server, started_server, wait_until_ready
+
+from scripts.free_ports import free_port
 
 KEY = "ann-0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {KEY}"}

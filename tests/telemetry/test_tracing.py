@@ -19,12 +19,13 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 from occupied_server import NARROW, completion, stream
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from otlp_collector import Collector, attributes, running_collector
-from server_process import Server, free_port, running_server
+from server_process import Server, running_server
 from tiny_models import tiny_bert
 
 from predictor.errors import StartupError
 from predictor.serving.startup import plan_startup
 from predictor.settings import Settings
+from scripts.free_ports import free_port
 
 ROOT = "text_completion smol"
 PHASES = ("queue", "prefill", "decode")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from deployed_application import Deployed
-from server_process import free_port
 
 from benchmarks.ray_cluster import ray_cluster
+from scripts.free_ports import free_port
 
 SYSTEM_MESSAGE = b"You are a helpful AI assistant named SmolLM"
 
