@@ -40,6 +40,17 @@ def kv_cache_tokens(
     return min(trained_context or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
 
 
+def fits_slots(context_tokens: int, *, sequence_tokens: int | None, sequences: int) -> bool:
+    """Whether every sequence can have cells of its own for its full length, instead of sharing one pool.
+
+    Args:
+        context_tokens: cells of the KV cache.
+        sequence_tokens: longest a sequence may get; None for all cells.
+        sequences: most that run at once.
+    """
+    return (sequence_tokens or context_tokens) * sequences <= context_tokens
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
     """A LoRA adapter to load with the model.

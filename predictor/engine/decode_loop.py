@@ -28,6 +28,7 @@ from predictor.engine.pooler import Pooler
 from predictor.engine.request import FinishReason
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence
+from predictor.engine.step_cost import StepCost
 from predictor.engine.stream import Outbox
 from predictor.errors import EngineFailure
 
@@ -63,7 +64,8 @@ class DecodeLoop:
         layout = plan_layout(model, config)
         self.context_tokens = layout.params.context_tokens
         self.max_sequence_tokens = layout.max_sequence_tokens
-        self._speculator = make_speculator(model, config, layout)
+        self._step_cost = StepCost()
+        self._speculator = make_speculator(model, config, layout, self._step_cost)
         self.whole_prompts = layout.whole_prompts
         # Before the context, which allocates for the adapters that there are.
         self._adapters = {
@@ -83,7 +85,7 @@ class DecodeLoop:
             turns=AdapterTurns() if self._adapters else None,
             whole_prompts=self.whole_prompts,
         )
-        self._pacer = PrefillPacer(config.max_step_seconds)
+        self._pacer = PrefillPacer(self._step_cost, config.max_step_seconds)
         self._on_end = on_end
         self._observer = observer
         self._jobs: dict[Sequence, Job] = {}
@@ -202,10 +204,10 @@ class DecodeLoop:
         decoding = sum(chunk.sequence.is_decoding for chunk in chunks)
         # Guesses are in the batch too, but only where nothing is prefilled.
         prefilled = self._batch.size - decoding if decoding < len(chunks) else 0
-        self._pacer.observe(decode_tokens=decoding, prefill_tokens=prefilled, seconds=seconds)
+        self._step_cost.observe(
+            decode_tokens=self._batch.size - prefilled, prompt_tokens=prefilled, seconds=seconds
+        )
         self._prompt_tokens += prefilled
-        if self._speculator is not None and not prefilled:
-            self._speculator.observe(self._batch.size, seconds)
 
     def _advance(self, job: Job, index: int, draft: list[int]) -> int:
         """Sample a sequence's next token, and one more for every guess that it confirms.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from predictor.engine.config import EngineConfig, kv_cache_tokens
+from predictor.engine.config import EngineConfig, fits_slots, kv_cache_tokens
 from predictor.engine.draft_model import DraftModel, load_draft_model
 from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import ContextParams, Model
@@ -13,6 +13,7 @@ from predictor.engine.pooler import reads_last_token
 from predictor.engine.prefix_cache import PrefixCache
 from predictor.engine.slot_cache import SlotCache
 from predictor.engine.speculation import Drafter, Speculator
+from predictor.engine.step_cost import StepCost
 from predictor.errors import ModelLoadError
 
 # Ids beyond the running sequences hold finished ones for their prefixes; llama.cpp allows 256 in all.
@@ -50,7 +51,11 @@ def plan_layout(model: Model, config: EngineConfig) -> Layout:
     whole_prompts = config.pooling is not None and not reads_last_token(model, config.pooling)
     reusable = model.can_cut_prefix and not whole_prompts
     # Models that can't share cells have no use for slots' copies either.
-    slots = reusable and config.pooling is None and longest * config.max_sequences <= context_tokens
+    slots = (
+        reusable
+        and config.pooling is None
+        and fits_slots(context_tokens, sequence_tokens=longest, sequences=config.max_sequences)
+    )
     guesses = config.draft_tokens if config.draft_ngrams or config.draft_model else 0
     sequences = config.max_sequences + (RETAINED_SEQUENCES if reusable and not slots else 0)
     params = ContextParams(
@@ -85,7 +90,7 @@ def make_kv_cache(config: EngineConfig, layout: Layout) -> KVCache:
     )
 
 
-def make_speculator(model: Model, config: EngineConfig, layout: Layout) -> Speculator | None:
+def make_speculator(model: Model, config: EngineConfig, layout: Layout, cost: StepCost) -> Speculator | None:
     """What guesses tokens; None where nothing is to.
 
     Raises:
@@ -107,4 +112,4 @@ def make_speculator(model: Model, config: EngineConfig, layout: Layout) -> Specu
         raise ModelLoadError(
             f"{config.model_path} can't take guessed tokens back: serve it without speculative decoding"
         )
-    return Speculator(drafter, config.draft_tokens, layout.max_sequence_tokens)
+    return Speculator(drafter, cost, config.draft_tokens, layout.max_sequence_tokens)

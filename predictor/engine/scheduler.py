@@ -43,7 +43,7 @@ class Chunk:
 class PrefillBudget(Protocol):
     """Most prompt tokens for a step, None for no limit of its own."""
 
-    def __call__(self, *, decoding: bool) -> int | None: ...
+    def __call__(self, *, decode_tokens: int, streams_wait: bool) -> int | None: ...
 
 
 class Scheduler:
@@ -126,13 +126,14 @@ class Scheduler:
         It can be empty where the sequences whose turn it was gave their place up to others.
 
         Args:
-            prefill_budget: most prompt tokens to compute in it, told whether streams wait for it.
+            prefill_budget: most prompt tokens to compute in it, told of the streams that wait for it.
         """
         self._admit()
         batch = self.running if self._turns is None else self._turns.take(self.running)
         decoding = [s for s in batch if s.is_decoding]
         budget = self.max_batch_tokens - len(decoding)
-        limit = prefill_budget(decoding=bool(decoding) or any(s.is_decoding for s in self.running))
+        streams_wait = any(s.is_decoding for s in self.running)
+        limit = prefill_budget(decode_tokens=len(decoding), streams_wait=streams_wait)
         if limit is not None:
             budget = min(budget, limit)
         chunks = [Chunk(s, s.num_computed, len(s.tokens)) for s in decoding]

@@ -13,8 +13,9 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from predictor.engine.sequence import Sequence
+from predictor.engine.step_cost import StepCost
 
-# Weight of the newest step in the measured costs, and of the newest guess in the hit rates.
+# Weight of the newest guesses in what guessing costs, and of the newest guess in the hit rates.
 SMOOTHING = 0.05
 HIT_SMOOTHING = 0.2
 HIT_SMOOTHING_OF_ALL = 0.02
@@ -22,8 +23,6 @@ HIT_SMOOTHING_OF_ALL = 0.02
 HOPEFUL = 0.8
 # After so many steps without a guess one is tried again, since texts change.
 PROBE_STEPS = 256
-# Least variance of the number of tokens per step that tells what one more costs.
-LEAST_VARIANCE = 0.05
 
 
 class Drafter(Protocol):
@@ -36,41 +35,12 @@ class Drafter(Protocol):
         """Free what it holds."""
 
 
-class StepCost:
-    """What a step costs, as seconds = fixed + per_token * tokens, fitted to the latest steps."""
-
-    def __init__(self) -> None:
-        self._tokens = self._seconds = self._variance = self._covariance = 0.0
-        self._per_token = 0.0
-
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Take a finished step into account."""
-        if self._tokens == 0:
-            self._tokens, self._seconds = tokens, seconds
-            return
-        off_tokens, off_seconds = tokens - self._tokens, seconds - self._seconds
-        self._tokens += SMOOTHING * off_tokens
-        self._seconds += SMOOTHING * off_seconds
-        self._variance += SMOOTHING * (off_tokens * off_tokens - self._variance)
-        self._covariance += SMOOTHING * (off_tokens * off_seconds - self._covariance)
-        if self._variance >= LEAST_VARIANCE:
-            self._per_token = max(0.0, self._covariance / self._variance)
-
-    @property
-    def per_token(self) -> float:
-        """Seconds for one more token; 0 before steps of different sizes were seen."""
-        return self._per_token
-
-    def seconds(self, tokens: int) -> float:
-        """Seconds of a step of so many tokens."""
-        return max(0.0, self._seconds + self._per_token * (tokens - self._tokens))
-
-
 class Speculator:
     """Decides how many tokens are guessed for whom.
 
     Args:
         drafter: guesses them.
+        cost: of steps, learnt elsewhere.
         max_draft_tokens: most per sequence and step.
         max_sequence_tokens: longest a sequence may get.
 
@@ -78,12 +48,14 @@ class Speculator:
         drafted_tokens, accepted_tokens: guessed and kept since the start.
     """
 
-    def __init__(self, drafter: Drafter, max_draft_tokens: int, max_sequence_tokens: int) -> None:
+    def __init__(
+        self, drafter: Drafter, cost: StepCost, max_draft_tokens: int, max_sequence_tokens: int
+    ) -> None:
         self.drafted_tokens = self.accepted_tokens = 0
         self._drafter = drafter
         self._max_draft_tokens = max_draft_tokens
         self._max_sequence_tokens = max_sequence_tokens
-        self._cost = StepCost()
+        self._cost = cost
         self._pause = 0
         self._draft_seconds = 0.0
         self._hit_rate = HOPEFUL
@@ -95,7 +67,7 @@ class Speculator:
             sequences: all of that step.
             room: most tokens to guess in all.
         """
-        worth = self._cost.seconds(len(sequences)) / len(sequences)
+        worth = self._cost.decoding(len(sequences)) / len(sequences)
         wanted: dict[Sequence, int] = {}
         for sequence in sequences:
             count = min(self._count(sequence, worth), self._most(sequence), room)
@@ -114,10 +86,6 @@ class Speculator:
         if count := sum(map(len, drafts.values())):
             self._draft_seconds += SMOOTHING * (took / count - self._draft_seconds)
         return drafts
-
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Take a finished step without prompts into account."""
-        self._cost.observe(tokens, seconds)
 
     def judge(self, sequence: Sequence, drafted: int, accepted: int) -> None:
         """Take the fate of a sequence's guesses into account, up to the first wrong one."""
@@ -139,7 +107,7 @@ class Speculator:
         of this step costs, `worth` seconds, and takes what guessing does and one more token in a step.
         """
         hit_rate = self._hit_rate_of(sequence)
-        price = self._cost.per_token + self._draft_seconds
+        price = self._cost.per_decode_token + self._draft_seconds
         count, chance = 0, hit_rate
         while count < self._max_draft_tokens and chance * worth >= price:
             count, chance = count + 1, chance * hit_rate

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from predictor.access.keys import read_keys
 from predictor.cgroup import default_threads, memory_limit
-from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, kv_cache_tokens
+from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, fits_slots, kv_cache_tokens
 from predictor.engine.prefix_store import PrefixStore, model_key
 from predictor.errors import StartupError
 from predictor.formats.repacking import gains_from_openblas
@@ -95,7 +95,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
     template = _read_template(settings.chat_template) if settings.chat_template else None
     config = replace(
         _engine_config(settings, path, context_tokens),
-        prefix_store=_prefix_store(settings, [part.path for part in parts]),
+        prefix_store=_prefix_store(settings, [part.path for part in parts], context_tokens),
         host_cache_bytes=_host_cache_bytes(settings, estimate),
         pooling=pooling,
         openblas=settings.openblas and settings.n_gpu_layers == 0 and gains_from_openblas(parts),
@@ -166,12 +166,15 @@ def _batch_tokens(settings: Settings, pooling: Pooling | None, context_tokens: i
     return max(settings.max_batch_tokens, min(context_tokens, POOLED_BATCH_TOKENS))
 
 
-def _prefix_store(settings: Settings, files: list[Path]) -> PrefixStore | None:
+def _prefix_store(settings: Settings, files: list[Path], context_tokens: int) -> PrefixStore | None:
     if settings.prefix_cache_dir is None:
         return None
     # llama.cpp writes the number of cell ranges into every state and reads no other number back.
-    slots = settings.max_sequences if settings.max_sequence_tokens else 1
-    details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(slots))
+    slots = fits_slots(
+        context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
+    )
+    ranges = settings.max_sequences if slots else 1
+    details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(ranges))
     limit = settings.prefix_cache_dir_mib * 2**20
     adapters = {a.name: model_key([a.path], str(a.scale)) for a in settings.lora or ()}
     return PrefixStore(settings.prefix_cache_dir, model_key(files, *details), limit, adapters)

@@ -59,7 +59,7 @@ def slot_scheduler(cells: int, sequences: int, batch: int, *, restorable: bool) 
 
 def step(subject: Scheduler, budget: int | None = None) -> list[Chunk]:
     """What the engine does in a step, with FILLER for every sampled token."""
-    chunks = subject.schedule(lambda *, decoding: budget if decoding else None)
+    chunks = subject.schedule(lambda *, decode_tokens, streams_wait: budget if streams_wait else None)
     for operation in subject.cache.take_operations():
         if isinstance(operation, SaveCells):
             state = np.zeros(10 * len(operation.tokens), np.uint8)

@@ -12,7 +12,8 @@ from predictor.engine.engine import Engine
 from predictor.engine.ngram_drafter import NgramDrafter
 from predictor.engine.request import Request, SamplingParams
 from predictor.engine.sequence import Sequence
-from predictor.engine.speculation import PROBE_STEPS, Speculator, StepCost
+from predictor.engine.speculation import PROBE_STEPS, Speculator
+from predictor.engine.step_cost import StepCost
 from predictor.errors import ModelLoadError
 from predictor.generation.text import Completion, collect
 
@@ -45,20 +46,11 @@ def sequence(prompt: list[int], max_tokens: int = 100) -> Sequence:
 
 
 def speculator(fixed: float, per_token: float, most: int = 4) -> Speculator:
-    subject = Speculator(Parrot(), most, 1000)
-    for step in range(200):
-        tokens = 1 + step % 5
-        subject.observe(tokens, fixed + per_token * tokens)
-    return subject
-
-
-def test_the_cost_of_a_token_is_learned_from_steps_of_different_sizes() -> None:
     cost = StepCost()
     for step in range(200):
-        tokens = 1 + step % 4
-        cost.observe(tokens, 0.05 + 0.002 * tokens)
-    assert cost.per_token == pytest.approx(0.002, rel=0.01)
-    assert cost.seconds(8) == pytest.approx(0.066, rel=0.01)
+        tokens = 1 + step % 5
+        cost.observe(decode_tokens=tokens, prompt_tokens=0, seconds=fixed + per_token * tokens)
+    return Speculator(Parrot(), cost, most, 1000)
 
 
 def test_much_is_guessed_where_a_token_more_costs_little() -> None:
