@@ -83,7 +83,7 @@ def http_page(document: Schema) -> str:
         "# HTTP routes",
         GENERATED,
         "From the OpenAPI document that a server gives at `/openapi.json`. [Protocols](../protocols.md) says "
-        "how the protocols differ; the examples in the README are run in the tests.",
+        "how the protocols differ; its examples are run in the tests.",
     ]
     for heading, routes in _by_tag(document["paths"]).items():
         lines += [f"## {heading}", _row("Route", "Body"), _row("---", "---")]

@@ -1,7 +1,7 @@
-"""Every example in the README runs as it stands and answers in the form that is shown below it.
+"""Every example of the pages runs as it stands and answers in the form that is shown below it.
 
 Blocks in bash and python talk to the server and are each followed by their output, in json or text; blocks in
-sh are set-up commands and are not run here.
+sh are set-up commands and are not run here, yaml is compared with the manifests.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 from server_process import Server
 
 from predictor import cli
 from rollout.cli import app as rollout_app
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "guarantees.md")
+PROTOCOLS = ROOT / "docs" / "protocols.md"
+EXAMPLE_PAGES = (README, PROTOCOLS)
+PAGES = (*EXAMPLE_PAGES, ROOT / "docs" / "guarantees.md", ROOT / "docs" / "models.md")
 NAME = "SmolLM2-135M-Instruct.Q4_1"
 COMMANDS = {"bash": ("bash", "-euo", "pipefail", "-c"), "python": (sys.executable, "-c")}
 OUTPUTS = ("json", "text")
+NOT_RUN = ("sh", "yaml")
 # Options that are not the server's.
 OTHERS = {"--help", "--strict"}
 # The only words of a model's answer that must come back.
@@ -36,8 +40,9 @@ KNOWN = re.compile(r"Paris|Tokyo|Rome")
 
 @dataclass(frozen=True)
 class Example:
-    """Code, and what the README says it prints."""
+    """Code, and what its page says that it prints."""
 
+    page: str
     line: int
     language: str
     code: str
@@ -45,27 +50,27 @@ class Example:
     output: str
 
 
-def read_blocks() -> list[tuple[int, str, str]]:
+def read_blocks(page: Path) -> list[tuple[int, str, str]]:
     """Line, language and content of every fenced block."""
-    text = README.read_text()
+    text = page.read_text()
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
     return [(text.count("\n", 0, block.start()) + 1, block[1], block[2]) for block in found]
 
 
-def read_examples() -> list[Example]:
-    blocks = read_blocks()
+def read_examples(page: Path) -> list[Example]:
+    blocks = read_blocks(page)
     return [
-        Example(line, language, code, *following[1:])
+        Example(page.name, line, language, code, *following[1:])
         for (line, language, code), following in zip(blocks, [*blocks[1:], (0, "", "")], strict=True)
         if language in COMMANDS
     ]
 
 
-EXAMPLES = read_examples()
+EXAMPLES = [example for page in EXAMPLE_PAGES for example in read_examples(page)]
 
 
 def run(example: Example, server: Server, folder: Path) -> str:
-    """The example's output against `server`, with the README's model name put back."""
+    """The example's output against `server`, with the page's model name put back."""
     code = example.code.replace("http://localhost:8080", server.http_url)
     code = code.replace("localhost:8080", server.http_url.removeprefix("http://"))
     code = code.replace("localhost:8081", server.grpc_url).replace(NAME, server.model_name)
@@ -109,7 +114,7 @@ def assert_same_form(actual: str, shown: str) -> None:
     assert KNOWN.findall(shown) == KNOWN.findall(actual)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"line{e.line}-{e.language}")
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: f"{e.page}-line{e.line}-{e.language}")
 def test_an_example_prints_what_is_shown(example: Example, server: Server, tmp_path: Path) -> None:
     assert example.output_language in OUTPUTS, "an example must be followed by its output"
     assert_same_form(run(example, server, tmp_path), example.output)
@@ -117,7 +122,8 @@ def test_an_example_prints_what_is_shown(example: Example, server: Server, tmp_p
 
 def test_every_protocol_has_an_example_in_each_language() -> None:
     everything = {
-        language: " ".join(e.code for e in EXAMPLES if e.language == language) for language in COMMANDS
+        language: " ".join(e.code for e in read_examples(PROTOCOLS) if e.language == language)
+        for language in COMMANDS
     }
     paths = ("/v1/models/", "/v2/models/", "/generate", "/generate_stream", "/predict")
     assert [
@@ -127,8 +133,27 @@ def test_every_protocol_has_an_example_in_each_language() -> None:
     assert [client for client in clients if client not in everything["python"]] == []
 
 
-def test_no_block_escapes_the_check() -> None:
-    assert {language for _, language, _ in read_blocks()} <= {"sh", *COMMANDS, *OUTPUTS}
+@pytest.mark.parametrize("page", EXAMPLE_PAGES, ids=lambda page: page.name)
+def test_no_block_escapes_the_check(page: Path) -> None:
+    assert {language for _, language, _ in read_blocks(page)} <= {*NOT_RUN, *COMMANDS, *OUTPUTS}
+
+
+def part_of(shown: Any, whole: Any) -> bool:
+    """Whether everything in `shown` stands in `whole` too."""
+    if isinstance(shown, dict):
+        return all(name in whole and part_of(inner, whole[name]) for name, inner in shown.items())
+    return bool(shown == whole)
+
+
+def test_the_inference_service_shown_is_the_manifest_in_short() -> None:
+    [shown] = [yaml.safe_load(code) for _, language, code in read_blocks(README) if language == "yaml"]
+    manifest = yaml.safe_load((ROOT / "manifests" / "base" / "inference-service.yaml").read_text())
+    assert shown["kind"] == "InferenceService"
+    assert part_of(shown, manifest)
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
 
 
 def options_of(command: Any) -> Iterator[str]:

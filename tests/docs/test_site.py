@@ -19,7 +19,7 @@ from predictor.settings import Settings, env_var, flag
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("concepts.md", "contributing.md", "operations.md", "protocols.md")
+PAGES = ("architecture.md", "concepts.md", "contributing.md", "operations.md", "protocols.md")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,13 @@ def test_site_needs_no_network(site: Path) -> None:
         assert not {address for address in resources.found if "//" in address}, page.name
     styles = "".join(path.read_text() for path in site.rglob("*.css"))
     assert not re.findall(r"(?:@import|url\()\s*['\"]?https?:[^)]*", styles)
+
+
+def test_diagrams_are_drawn_when_the_site_is_built(site: Path) -> None:
+    page = (site / "architecture.html").read_text()
+    assert "flowchart TB" not in page
+    drawing = page[page.index("<svg id=") : page.index("</svg>", page.index("<svg id="))]
+    assert "the model's template and tools" in drawing
 
 
 def test_every_page_of_the_navigation_is_built(site: Path) -> None:
