@@ -1,4 +1,4 @@
-"""The `kserve-llamacpp` command."""
+"""The command `kserve-llamacpp`. Options of `serve` are fields of `predictor.settings`: add one there."""
 
 from __future__ import annotations
 
