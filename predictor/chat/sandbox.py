@@ -22,7 +22,7 @@ from jinja2.ext import Extension, LoopControlExtension
 from jinja2.filters import do_indent, make_attrgetter
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -95,13 +95,20 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a function or method of the template, for one step of the budget."""
         _spend_step()
-        _check_arguments((*args, *kwargs.values()))
+        if not isinstance(obj, Macro):  # The template's own may be given any number, such as a time.
+            _check_arguments((*args, *kwargs.values()))
         text = getattr(obj, "__self__", None)
         if isinstance(text, str):
             if obj.__name__ == "join" and args:
                 args = (list(args[0]), *args[1:])
             check_growth(text, obj.__name__, (*args, *kwargs.values()))
         return _bounded(super().call(context, obj, *args, **kwargs))
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Let templates add to lists and take from them: they get copies, and each call costs a step."""
+        return (isinstance(obj, list) and attr in ("append", "pop")) or super().is_safe_attribute(
+            obj, attr, value
+        )
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Let `str.format` through unless the format asks for a huge width."""
@@ -280,6 +287,8 @@ def _tojson(
     if indent is not None and not 0 <= indent <= _MAX_INDENT:
         raise SecurityError(f"it indents JSON by more than {_MAX_INDENT}")
     # Jinja's own filter escapes for HTML, which would change what the model reads.
+    if isinstance(value, Iterator):
+        value = list(value)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from predictor.engine.config import Pooling
 from predictor.engine.request import Request, SamplingParams
 from predictor.errors import InvalidRequest, WrongTask
-from predictor.generation.text import RequestStream
+from predictor.generation.streams import RequestStream
 
 Vector = npt.NDArray[np.float32]
 

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from predictor.chat.format import ChatFormat, Reasoning
 from predictor.chat.template import ChatTemplate
 from predictor.engine.engine import Engine
 from predictor.engine.llama.cpu import is_repacked
@@ -57,10 +58,13 @@ class BackgroundLoad:
         if pooling is not None:
             return TextEmbedder(self.name, engine, pooling, group=2 * self._plan.engine.max_sequences)
         source = self._plan.chat_template or engine.model.chat_template
-        template = None
-        if source is not None:
-            template = ChatTemplate(source, engine.model.bos_text, engine.model.eos_text)
-        return TextGenerator(self.name, engine, template)
+        if source is None:
+            return TextGenerator(self.name, engine, None)
+        template = ChatTemplate(source, engine.model.bos_text, engine.model.eos_text)
+        ends, reasoning = engine.model.end_texts(), Reasoning(self._plan.reasoning)
+        chat_format = await asyncio.to_thread(ChatFormat, template, ends, reasoning)
+        logger.info("chat format: %s", chat_format.describe())
+        return TextGenerator(self.name, engine, chat_format)
 
     async def watch(self) -> None:
         """Return never; the engine must be loaded.

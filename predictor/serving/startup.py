@@ -45,6 +45,7 @@ class StartupPlan:
         traces_endpoint: where spans are sent, None for nowhere.
         certificate: for TLS, None for none.
         log_text: whether logs may hold the text of prompts and answers.
+        reasoning: what is done with thoughts; see `predictor.chat.format.Reasoning`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class StartupPlan:
     traces_endpoint: str | None
     certificate: CertificateFiles | None
     log_text: bool
+    reasoning: str = "auto"
 
 
 def plan_startup(settings: Settings) -> StartupPlan:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from predictor.errors import InvalidRequest
 from predictor.structured.check import limits
 from predictor.structured.constraint import GrammarConstraint, TriggeredConstraint
 from predictor.structured.grammar import Grammar
+from predictor.structured.thinking import Pieces, ThoughtMarks, ThoughtTracker
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -34,6 +35,8 @@ _CHECK = Path(__file__).with_name("check.py")
 _MAX_CHECKED = 1024
 _MARKER_OF_CONTROL_TOKENS = b"\xff"
 _PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+
+_NO_MARKS: Mapping[int, bytes] = {}
 
 MakeConstraint = Callable[[], TokenConstraint]
 
@@ -69,25 +72,49 @@ class ConstraintCompiler:
         size = len(vocabulary.pieces)
         return lambda: GrammarConstraint(matcher.deep_copy(), size, grammar.param)
 
-    async def after(self, marker: str, grammar: Grammar, *, once: bool) -> MakeConstraint:
+    async def pieces(self, marks: Mapping[int, bytes]) -> Pieces:
+        """Bytes of each token as they show in answers.
+
+        Args:
+            marks: text of the control tokens that show, by id.
+        """
+        _, vocabulary = await asyncio.to_thread(self._read)
+        return Pieces(vocabulary.pieces, marks)
+
+    async def after(
+        self,
+        marker: str,
+        grammar: Grammar,
+        *,
+        once: bool,
+        at_start: bool = False,
+        thought: ThoughtMarks | None = None,
+        marks: Mapping[int, bytes] = _NO_MARKS,
+    ) -> MakeConstraint:
         """A maker of constraints that hold to `grammar` what follows each `marker` in an answer.
 
         Args:
             marker: the text that starts it.
             grammar: of what comes behind the marker.
             once: whether the answer ends after the first such part.
+            at_start: whether only the answer's start can be a marker.
+            thought: marks of thoughts, in which markers count for nothing.
+            marks: text of the control tokens that show in answers, by id.
 
         Raises:
             InvalidRequest: the grammar can't be compiled, or takes too much to do so.
         """
         matcher, tokenizer, vocabulary = await self._compile(grammar)
+        pieces = Pieces(vocabulary.pieces, marks)
         return lambda: TriggeredConstraint(
             matcher,
             tokenizer,
-            vocabulary.pieces,
+            pieces,
             marker=marker.encode(),
             once=once,
             param=grammar.param,
+            at_start=at_start,
+            thought=None if thought is None else ThoughtTracker(thought),
         )
 
     async def _compile(self, grammar: Grammar) -> tuple[LLMatcher, LLTokenizer, Vocabulary]:

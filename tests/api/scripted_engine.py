@@ -5,7 +5,7 @@ hang, refuse. It stands in for llama.cpp only; the HTTP server, the middleware a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -54,6 +54,9 @@ class ScriptedEngine:
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return list(text.encode())
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]:
+        return {}
 
     def vocabulary(self) -> Vocabulary:
         raise NotImplementedError("grammars need a real model")

@@ -9,7 +9,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from predictor.chat.tool_calls import ArgumentsPart, CallStarted, Event, Text, ToolCallReader
 
 ADD = '<tool_call>\n{"name": "add", "arguments": {"a": [1, {"b": "}\\"]"}]}}\n</tool_call>'

@@ -14,8 +14,8 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-
 from predictor.chat.tool_calls import call_grammar, calls_grammar
+
 from predictor.chat.tools import CALL_START, read_tools
 from predictor.engine.constraint import TokenConstraint
 from predictor.engine.llama import Model

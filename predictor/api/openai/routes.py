@@ -22,7 +22,8 @@ from predictor.api.openai.requests import engine_requests
 from predictor.api.openai.types import ChatCompletionRequest, CompletionRequest, Prompt
 from predictor.errors import InvalidRequest
 from predictor.generation.served_models import ServedModels
-from predictor.generation.text import Completion, RequestStream, TextGenerator
+from predictor.generation.streams import RequestStream
+from predictor.generation.text import Completion, TextGenerator
 
 OWNER = "kserve-llamacpp"
 

@@ -9,9 +9,9 @@ Source: https://platform.openai.com/docs/api-reference
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from predictor.api.http.fields import Integer, Text, is_unicode
 from predictor.api.http.sampling import SamplingFields
@@ -20,6 +20,8 @@ from predictor.errors import InvalidRequest
 
 MAX_CHOICES = 128
 DEFAULT_COMPLETION_TOKENS = 16
+TEMPLATE_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+"""What `chat_template_kwargs` must not set, since the request says it elsewhere or the model does."""
 
 Prompt = str | tuple[int, ...]
 
@@ -77,6 +79,19 @@ class ChatCompletionRequest(GenerationRequest):
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    thinking_budget: Annotated[Integer | None, Field(ge=0)] = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _no_own_variables(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        taken = sorted(TEMPLATE_VARIABLES & (value or {}).keys())
+        if taken:
+            raise ValueError(f"{taken[0]} has a field of its own")
+        return value
 
     def params(self) -> SamplingParams:
         """The engine's parameters; without a limit, an answer ends when the context is full.
