@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from predictor.chat.abilities import Abilities
@@ -41,7 +42,7 @@ def adapt(messages: Sequence[Message], abilities: Abilities, write_calls: WriteC
     if abilities.shows_calls and not abilities.call_with_text:
         adapted = [part for message in adapted for part in _text_before_calls(message)]
     if not abilities.shows_results:
-        adapted = [_result_as_user(message) for message in adapted]
+        adapted = _results_as_user(adapted)
     if not abilities.several_system:
         adapted = _one_system(adapted)
     if not abilities.late_system:
@@ -102,10 +103,16 @@ def _text_before_calls(message: Message) -> list[Message]:
     return [replace(message, calls=()), replace(message, content="", thought="")]
 
 
-def _result_as_user(message: Message) -> Message:
-    if message.role != "tool":
-        return message
-    return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
+def _results_as_user(messages: Sequence[Message]) -> list[Message]:
+    """Results in the user's words, those that follow each other in one message."""
+    adapted: list[Message] = []
+    for role, group in groupby(messages, key=lambda message: message.role):
+        if role != "tool":
+            adapted += group
+            continue
+        parts = (f"<tool_response>\n{message.content}\n</tool_response>" for message in group)
+        adapted.append(Message("user", "\n".join(parts)))
+    return adapted
 
 
 def _one_system(messages: Sequence[Message]) -> list[Message]:

@@ -374,7 +374,9 @@ class FormReader:
             return python_calls(
                 body.rstrip().removesuffix("]") if body.count("[") < body.count("]") else body
             )
-        return json_calls(body if self._is_bare else body.removeprefix(self._trigger).strip())
+        if self._is_bare:
+            return json_calls(body, self._schemas)
+        return json_calls(body.removeprefix(self._trigger).strip())
 
 
 def _last_tag(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
 from predictor.chat.values import NOTHING, literal
@@ -16,8 +17,13 @@ NamedArguments = tuple[str, str]
 """The name of a function and the JSON text of its arguments."""
 
 
-def json_calls(text: str) -> list[NamedArguments] | None:
-    """The calls in JSON objects or lists of them; None where the text is anything else."""
+def json_calls(text: str, known: Collection[str] | None = None) -> list[NamedArguments] | None:
+    """The calls in JSON objects or lists of them; None where the text is anything else.
+
+    Args:
+        text: what the model wrote.
+        known: where given, only an object that names one of these functions and has arguments is a call.
+    """
     decoder, calls, at = json.JSONDecoder(), list[NamedArguments](), 0
     while at < len(text):
         if text[at].isspace() or text[at] in ",;":
@@ -29,7 +35,8 @@ def json_calls(text: str) -> list[NamedArguments] | None:
             return None
         for item in value if isinstance(value, list) else [value]:
             call = _json_call(item)
-            if call is None:
+            is_other = known is not None and not (call and call[0] in known and _has_arguments(item))
+            if call is None or is_other:
                 return None
             calls.append(call)
     return calls or None
@@ -49,6 +56,10 @@ def _json_call(item: Any) -> NamedArguments | None:
     if name is None or not isinstance(arguments, dict):
         return None
     return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _has_arguments(item: Any) -> bool:
+    return any(key in item for key in _ARGUMENT_KEYS)
 
 
 _CALL = re.compile(r"\s*,?\s*([\w./:@-]+)\(")

@@ -57,12 +57,12 @@ class ChatTemplate:
             InvalidRequest: the template refuses the conversation or fails on it.
         """
         variables = {
-            "messages": [dict(message) for message in messages],
-            "tools": None if tools is None else [dict(tool) for tool in tools],
+            "messages": _copied(messages),
+            "tools": _copied(tools),
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
-            **extra,
+            **_copied(extra),
         }
         try:
             text = self._run(variables)
@@ -88,6 +88,13 @@ class ChatTemplate:
             check_length(size)
             pieces.append(piece)
         return "".join(pieces)
+
+
+def _copied(value: Any) -> Any:
+    """A copy that a template may change: only objects and lists can be."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _invalid(message: str) -> InvalidRequest:

@@ -54,37 +54,6 @@ def test_loop_variables_survive_the_step_counter() -> None:
     assert render(source, [USER, USER]) == "1/2False 2/2True "
 
 
-def test_text_parts_become_one_string() -> None:
-    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert render("{{ messages[0].content }}", [{"role": "user", "content": parts}]) == "one\ntwo"
-
-
-def test_an_assistant_message_with_tool_calls_needs_no_content() -> None:
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
-    assert render("{{ messages[0].content is none }}", [call]) == "True"
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ({"role": "user"}, "messages[0].content is missing"),
-        ({"role": "assistant", "content": None}, "messages[0].content is missing"),
-        ({"content": "Hi"}, "messages[0].role must be a string"),
-        ({"role": "user", "content": 3}, "messages[0].content must be a string"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, "this server takes text only"),
-        ({"role": "user", "content": ["Hi"]}, "messages[0].content[0] must be an object"),
-        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text must be a string"),
-        ({"role": "user", "content": "\ud800"}, "messages must be valid Unicode"),
-        ("Hi", "messages[0] must be an object"),
-    ],
-)
-def test_malformed_messages_are_named(message: Any, expected: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        render(SMOLLM2, [message])
-    assert expected in caught.value.message
-    assert caught.value.param == "messages"
-
-
 def test_the_templates_own_refusal_reaches_the_user() -> None:
     with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
         render("{{ raise_exception('roles must alternate') }}")
@@ -93,9 +62,12 @@ def test_the_templates_own_refusal_reaches_the_user() -> None:
 
 def test_the_callers_messages_stay_as_they_are() -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
-    for source in ("{{ messages[0].update({'role': 'x'}) }}", "{{ messages.append(1) }}"):
-        with pytest.raises(InvalidRequest, match="unsafe"):
-            render(source, messages)
+    with pytest.raises(InvalidRequest, match="unsafe"):
+        render("{{ messages[0].update({'role': 'x'}) }}", messages)
+    render(
+        "{{ messages.append(1) }}{{ messages[0].content.append(1) }}{{ messages[0].content.pop(0) }}",
+        messages,
+    )
     assert messages == [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
 
 
