@@ -163,6 +163,20 @@ class ChatFormat:
             return f"in messages headed {channels.thoughts[0].strip()!r}"
         return "none" if thought is None else f"between {thought.start.strip()!r} and {thought.end.strip()!r}"
 
+    def describe_roles(self) -> str:
+        """Which roles the template takes as they are, and what becomes of the others."""
+        taken = ["user", "assistant"]
+        taken += ["system"] if self.abilities.system else []
+        taken += ["developer"] if self.abilities.developer else []
+        taken += ["tool"] if self.abilities.shows_results else []
+        rewritten = {"system": "user", "developer": "system", "tool": "user"}
+        others = [f"{role} as {other}" for role, other in rewritten.items() if role not in taken]
+        return ", ".join(taken + others)
+
+    def capabilities(self) -> list[str]:
+        """What can be asked of the model, by the names that Ollama has for it."""
+        return ["chat", "tools", *(["thinking"] if self.thinks else [])]
+
     # Showing.
 
     def prompt(self, conversation: Conversation) -> Prompt:

@@ -55,7 +55,7 @@ class StartupPlan:
     traces_endpoint: str | None
     certificate: CertificateFiles | None
     log_text: bool
-    reasoning: str = "auto"
+    reasoning: str
 
 
 def plan_startup(settings: Settings) -> StartupPlan:
@@ -111,6 +111,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         settings.otlp_traces_endpoint,
         certificate,
         settings.log_text,
+        settings.reasoning,
     )
 
 

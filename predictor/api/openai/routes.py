@@ -117,8 +117,15 @@ def _text_choice(index: int, result: Completion, echo: str, with_logprobs: bool)
 
 
 def _model(models: ServedModels, name: str) -> dict[str, Any]:
-    parent = models.parent(name)
-    return {"id": name, "object": "model", "created": models.created, "owned_by": OWNER, "parent": parent}
+    entry = {
+        "id": name,
+        "object": "model",
+        "created": models.created,
+        "owned_by": OWNER,
+        "parent": models.parent(name),
+    }
+    capabilities = models.capabilities(name)
+    return entry if capabilities is None else {**entry, "capabilities": capabilities}
 
 
 def _json(payload: dict[str, Any]) -> Response:
