@@ -50,7 +50,12 @@ VALUES: Mapping[str, Any] = {
     "zqtrue": True,
 }
 # Where a template never shows a thought, these tell that its model thinks nevertheless.
-_KNOWN_THOUGHTS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thinking>", "</thinking>"))
+_KNOWN_THOUGHTS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<thinking>", "</thinking>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+)
 _MARK_START = re.compile(r"[<\[\n ]|$")
 _OPEN_MARK = re.compile(r"[<\[][^<>\[\]\n]*$")
 _LAST_MARK = re.compile(r"(<[^<>\n]*>|\[[A-Z_ ]+\])\s*$")

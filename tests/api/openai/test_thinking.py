@@ -165,9 +165,7 @@ def test_malformed_fields(ask: Any, fields: dict[str, Any], param: str) -> None:
 
 
 @pytest.mark.parametrize("reasoning", ["off", "raw"])
-def test_what_the_server_does_with_thoughts(
-    model_path: Path, tmp_path: Path, reasoning: str
-) -> None:
+def test_what_the_server_does_with_thoughts(model_path: Path, tmp_path: Path, reasoning: str) -> None:
     (tmp_path / "template.jinja").write_text(TEMPLATE)
     options = ("--chat-template", str(tmp_path / "template.jinja"), "--reasoning", reasoning)
     with running_server(model_path, tmp_path / "log", *options) as server:
