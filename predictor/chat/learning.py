@@ -235,8 +235,9 @@ class _Learner:
         middles = [body[:start] for body, (start, _) in zip(bodies, spans, strict=True)]
         rests = [body[end:] for body, (_, end) in zip(bodies, spans, strict=True)]
         user_end = self._user_end()
-        tail = self._before_end(_without_common_end(rests[-1], user_end))
-        tail = _without_common_end(tail, self._before_end(user_end))
+        tail = _without_common_end(rests[-1], user_end)
+        if (cut := self._before_end(tail)) != tail:
+            tail = _without_common_end(cut, self._before_end(user_end))
         trigger = _trigger(head)
         if trigger in user_end:
             trigger = head.strip()

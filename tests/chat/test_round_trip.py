@@ -45,7 +45,7 @@ ONE_CALL = {
 NOT_IN_GRAMMAR = {"Reka-Edge": "escapes of letters in JSON, which llguidance wants as they are"}
 
 EXAMPLES = settings(
-    max_examples=12,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
@@ -133,7 +133,7 @@ def test_the_grammar_accepts_what_the_model_writes(template_name: str, thought: 
     if template_name in NOT_IN_GRAMMAR:
         letters += "".join(map(chr, range(0x7F, 0x100)))
 
-    @settings(EXAMPLES, max_examples=5)
+    @settings(EXAMPLES, max_examples=3)
     @given(answers(template_name))
     def check(calls: list[tuple[str, Mapping[str, Any]]]) -> None:
         if template_name in NOT_IN_GRAMMAR and not str(calls).isascii():

@@ -168,8 +168,10 @@ def test_malformed_fields(ask: Any, fields: dict[str, Any], param: str) -> None:
 def test_what_the_server_does_with_thoughts(model_path: Path, tmp_path: Path, reasoning: str) -> None:
     (tmp_path / "template.jinja").write_text(TEMPLATE)
     options = ("--chat-template", str(tmp_path / "template.jinja"), "--reasoning", reasoning)
-    with running_server(model_path, tmp_path / "log", *options) as server:
-        with openai.OpenAI(base_url=server.http_url + "/v1", api_key="none") as client:
-            answer = client.chat.completions.create(model=server.model_name, **DEFAULTS)
+    with (
+        running_server(model_path, tmp_path / "log", *options) as server,
+        openai.OpenAI(base_url=server.http_url + "/v1", api_key="none") as client,
+    ):
+        answer = client.chat.completions.create(model=server.model_name, **DEFAULTS)
     assert answer.choices[0].message.content
     assert not hasattr(answer.choices[0].message, "reasoning_content")
