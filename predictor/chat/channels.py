@@ -21,7 +21,7 @@ class _Kind(Enum):
 
 
 class ChannelReader:
-    """See `predictor.chat.reader.AnswerReader`.
+    """See `predictor.chat.answer_reader.AnswerReader`.
 
     Args:
         form: how messages are written.

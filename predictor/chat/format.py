@@ -16,13 +16,15 @@ from typing import Any
 
 from predictor.chat.abilities import THINKING, Abilities, learn_abilities, template_variables
 from predictor.chat.adaptation import adapt, for_template, with_instructions
+from predictor.chat.answer_reader import AnswerReader, PlainReader
 from predictor.chat.channels import ChannelReader
 from predictor.chat.conversation import Call, Message, read_messages
 from predictor.chat.form import AnswerForm, form_texts
-from predictor.chat.grammar import ControlTokens, GrammarWriter, Lazily
+from predictor.chat.grammar import GrammarWriter, Lazily
 from predictor.chat.known_forms import HERMES, HERMES_INSTRUCTIONS, described_calls, known_channels
 from predictor.chat.learning import learn_form
-from predictor.chat.reader import AnswerReader, FormReader, PlainReader
+from predictor.chat.reader import FormReader
+from predictor.chat.rules import ControlTokens
 from predictor.chat.template import ChatTemplate
 from predictor.chat.tools import Tool, spelled_out
 from predictor.chat.writing import written_calls

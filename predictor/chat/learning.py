@@ -6,14 +6,12 @@ with three and of one with a thought tell what stands before, between and behind
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from predictor.chat.abilities import (
     ANSWER,
-    IDS,
     NAMES,
     THOUGHT,
     USER,
@@ -24,31 +22,27 @@ from predictor.chat.abilities import (
     probe_tool,
     user,
 )
-from predictor.chat.form import (
-    AnswerForm,
-    Arguments,
-    CallForm,
-    ContentForm,
-    ElementArguments,
-    JsonArguments,
-    Pattern,
-    PythonArguments,
-    QuotedArguments,
-    TaggedArguments,
-    ThoughtForm,
+from predictor.chat.argument_styles import VALUES, find_arguments
+from predictor.chat.comparing import (
+    FIRST_MARK,
+    LAST_MARK,
+    OPEN_MARK,
+    after,
+    between,
+    common_end,
+    generalised,
+    head_like,
+    holed,
+    last_marks,
+    split_at_names,
+    trigger,
+    without_common_end,
+    without_thought,
 )
+from predictor.chat.form import AnswerForm, CallForm, ContentForm, ThoughtForm
 from predictor.chat.matching import common_start
 from predictor.chat.template import ChatTemplate
 
-# A value of each kind that templates may write differently; the texts can't be mistaken for anything else.
-VALUES: Mapping[str, Any] = {
-    "zqkey": "zqvalue",
-    "zqother": "zqword",
-    "zqnumber": 7071,
-    "zqlist": [7072, True],
-    "zqobject": {"zqinner": 7073},
-    "zqtrue": True,
-}
 # Where a template never shows a thought, these tell that its model thinks nevertheless.
 _KNOWN_THOUGHTS = (
     ("<think>", "</think>"),
@@ -56,10 +50,6 @@ _KNOWN_THOUGHTS = (
     ("<thinking>", "</thinking>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
-_MARK_START = re.compile(r"[<\[\n ]|$")
-_OPEN_MARK = re.compile(r"[<\[][^<>\[\]\n]*$")
-_LAST_MARK = re.compile(r"(<[^<>\n]*>|\[[A-Z_ ]+\])\s*$")
-_FIRST_MARK = re.compile(r"\s*(<[^<>\n]*>|\[/?[A-Z_ ]+\])\s*")
 _SPEAKS_OF_THOUGHT = re.compile(r"think|reason|thought", re.IGNORECASE)
 
 
@@ -119,21 +109,21 @@ class _Learner:
         if self._abilities.shows_calls:
             texts += filter(None, [self._render(self._call(1))])
         header = common_start(texts)
-        header = _OPEN_MARK.sub("", header)
+        header = OPEN_MARK.sub("", header)
         behind = [text[len(header) :] for text in texts]
         # A mark of two tags, such as <|open|>think<|sep|>, must not be split.
         names = [text for text in behind if re.match(r"\w", text) and not text.startswith((ANSWER, THOUGHT))]
-        mark = _LAST_MARK.search(header)
+        mark = LAST_MARK.search(header)
         if mark and any(_SPEAKS_OF_THOUGHT.match(name) for name in names):
             header = header[: mark.start()]
-        mark = _LAST_MARK.search(header)
+        mark = LAST_MARK.search(header)
         if mark and _SPEAKS_OF_THOUGHT.search(mark[0]):
             return header[: mark.start()]
         return header + self._repeated_header(header, prompts[0] or "", texts[-1])
 
-    def _repeated_header(self, header: str, prompt: str, answer: str) -> str:
+    def _repeated_header(self, header: str, prompt: str, written: str) -> str:
         """The rest of the header, where prompts say something else between the user's words and it."""
-        behind = answer[len(header) :]
+        behind = written[len(header) :]
         mark = re.match(r"(<[^<>\n]*>)+", behind)
         if mark and prompt.endswith(mark[0]) and not _SPEAKS_OF_THOUGHT.search(mark[0]):
             return mark[0]
@@ -151,18 +141,18 @@ class _Learner:
         with_call = ""
         if self._abilities.shows_calls and self._abilities.text_with_call:
             with_call = self._behind_header({**self._call(1), "content": ANSWER})
-        return _after(plain, ANSWER), _after(with_call, ANSWER)
+        return after(plain, ANSWER), after(with_call, ANSWER)
 
     def _content_end(self, plain: str, with_call: str) -> str:
         if with_call:
-            end = _OPEN_MARK.sub("", common_start([plain, with_call]))
+            end = OPEN_MARK.sub("", common_start([plain, with_call]))
             return end if end.strip() and end.strip() != plain.strip() else ""
         end = self._before_end(plain)
         call = self._behind_header(self._call(1)) if self._abilities.shows_calls else ""
         if end == plain and call:
-            end = plain[: len(plain) - len(_common_end(plain, call))]
+            end = plain[: len(plain) - len(common_end(plain, call))]
         ends_turn = end.strip() == plain.strip() or end.strip() in self._user_end()
-        return end if _LAST_MARK.search(end) and not ends_turn else ""
+        return end if LAST_MARK.search(end) and not ends_turn else ""
 
     def _user_end(self) -> str:
         """What ends a user's message: the same ends an answer, mostly."""
@@ -179,17 +169,17 @@ class _Learner:
         plain = self._behind_header(answer())
         content_start = plain.partition(ANSWER)[0]
         if not (self._abilities.thought_fields or self._abilities.thought_parts):
-            return self._known_thought(), _last_marks(content_start, self._known_thought())
+            return self._known_thought(), last_marks(content_start, self._known_thought())
         with_text = self._behind_header(self._thinking(answer()), thinking=True)
-        between_text = _between(with_text, THOUGHT, ANSWER)
+        between_text = between(with_text, THOUGHT, ANSWER)
         before_call = before_call_end = ""
         if self._abilities.shows_calls:
             with_call = self._behind_header(self._thinking(self._call(1)), thinking=True)
             plain_call = self._behind_header(self._call(1))
             head = plain_call.partition(NAMES[0])[0]
-            before_call = _between(with_call, THOUGHT, NAMES[0])
-            before_call_end = before_call[: len(before_call) - len(_common_end(before_call, head))]
-            if not before_call_end.strip() and (mark := _FIRST_MARK.match(before_call)):
+            before_call = between(with_call, THOUGHT, NAMES[0])
+            before_call_end = before_call[: len(before_call) - len(common_end(before_call, head))]
+            if not before_call_end.strip() and (mark := FIRST_MARK.match(before_call)):
                 before_call_end = mark[0]
             if THOUGHT not in with_text:
                 with_text = with_call
@@ -197,12 +187,12 @@ class _Learner:
         if not start.strip():
             start = self._opened()
         if between_text and before_call:
-            end = _OPEN_MARK.sub("", common_start([between_text, before_call]))
+            end = OPEN_MARK.sub("", common_start([between_text, before_call]))
             if end.strip():
                 return ThoughtForm(start, end), between_text[len(end) :]
         if between_text:
             return ThoughtForm(start, between_text), ""
-        return ThoughtForm(start, before_call_end), _last_marks(content_start, None)
+        return ThoughtForm(start, before_call_end), last_marks(content_start, None)
 
     def _opened(self) -> str:
         """What the prompt opens for a thought."""
@@ -223,29 +213,29 @@ class _Learner:
         several = self._abilities.several_calls
         count = 3 if several else 1
         text = self._behind_header(self._call(count, VALUES))
-        text = _without_thought(text, thought, content)
-        pieces = _split_at_names(text, NAMES[:count])
+        text = without_thought(text, thought, content)
+        pieces = split_at_names(text, NAMES[:count])
         if pieces is None:
             return None
         head, *bodies = pieces
-        found = _find_arguments(bodies, self._abilities)
+        found = find_arguments(bodies)
         if found is None:
             return None
         arguments, spans = found
         middles = [body[:start] for body, (start, _) in zip(bodies, spans, strict=True)]
         rests = [body[end:] for body, (_, end) in zip(bodies, spans, strict=True)]
         user_end = self._user_end()
-        tail = _without_common_end(rests[-1], user_end)
+        tail = without_common_end(rests[-1], user_end)
         if (cut := self._before_end(tail)) != tail:
-            tail = _without_common_end(cut, self._before_end(user_end))
-        trigger = _trigger(head)
-        if trigger in user_end:
-            trigger = head.strip()
+            tail = without_common_end(cut, self._before_end(user_end))
+        mark = trigger(head)
+        if mark in user_end:
+            mark = head.strip()
         if not several:
-            return CallForm(_holed(head), _holed(middles[0]), None, _holed(tail), arguments, trigger)
-        between = _generalised(rests[0], rests[1])
-        middle = _generalised(middles[0], middles[1])
-        return CallForm(_head_like(head, between), middle, between, _holed(tail), arguments, trigger)
+            return CallForm(holed(head), holed(middles[0]), None, holed(tail), arguments, mark)
+        further = generalised(rests[0], rests[1])
+        middle = generalised(middles[0], middles[1])
+        return CallForm(head_like(head, further), middle, further, holed(tail), arguments, mark)
 
 
 def _tool(name: str) -> dict[str, Any]:
@@ -255,229 +245,3 @@ def _tool(name: str) -> dict[str, Any]:
     more["zqlist"]["items"] = more["zqobject"]["additionalProperties"] = {"type": "integer"}
     tool["function"]["parameters"]["properties"] |= more
     return tool
-
-
-# Finding the arguments.
-
-
-def _find_arguments(
-    bodies: Sequence[str], abilities: Abilities
-) -> tuple[Arguments, list[tuple[int, int]]] | None:
-    """The style of the arguments, and where they stand in the text behind each name."""
-    spans = [_json_span(body) for body in bodies]
-    if all(span is not None for span in spans):
-        return JsonArguments(), [span for span in spans if span is not None]
-    return _other_arguments(bodies)
-
-
-def _json_span(body: str) -> tuple[int, int] | None:
-    start = body.find("{")
-    while start >= 0:
-        try:
-            value, end = json.JSONDecoder().raw_decode(body, start)
-        except ValueError:
-            start = body.find("{", start + 1)
-            continue
-        if value == VALUES:
-            return start, end
-        start = body.find("{", start + 1)
-    return None
-
-
-def _other_arguments(bodies: Sequence[str]) -> tuple[Arguments, list[tuple[int, int]]] | None:
-    first = bodies[0]
-    keys = list(VALUES)
-    places = {key: first.find(key) for key in keys}
-    if min(places.values()) < 0:
-        return None
-    order = sorted(keys, key=lambda key: places[key])
-    before = first[: places[order[0]]]
-    opening = first[places["zqkey"] + len("zqkey") : first.find("zqvalue")]
-    if before.endswith("(") and opening.startswith("="):
-        spans = [(body.find("("), body.rfind("True)") + len("True)")) for body in bodies]
-        return PythonArguments(), spans
-    if before.endswith("{") and opening.startswith(":"):
-        ends = [_closing_brace(body) for body in bodies]
-        return QuotedArguments(opening[1:]), [
-            (body.find("{"), end) for body, end in zip(bodies, ends, strict=True)
-        ]
-    if f"</{order[0]}>" in first:
-        return _elements(bodies, order)
-    return _tagged(bodies, order)
-
-
-def _closing_brace(body: str) -> int:
-    depth = 0
-    for i, character in enumerate(body):
-        depth += (character == "{") - (character == "}")
-        if character == "}" and depth == 0:
-            return i + 1
-    return len(body)
-
-
-def _elements(bodies: Sequence[str], order: Sequence[str]) -> tuple[Arguments, list[tuple[int, int]]] | None:
-    closing = f"</{order[0]}>"
-    first = bodies[0]
-    prefix = _between(first, VALUES["zqkey"], "</zqkey>")
-    spans = []
-    for body in bodies:
-        start = body.find(f"{prefix}<{order[0]}>")
-        last = f"{prefix}</{order[-1]}>"
-        spans.append((start, body.find(last) + len(last)))
-    return (ElementArguments(prefix), spans) if closing in first else None
-
-
-def _tagged(bodies: Sequence[str], order: Sequence[str]) -> tuple[Arguments, list[tuple[int, int]]] | None:
-    first = bodies[0]
-    written = {key: _written(first, key) for key in order}
-    if any(span is None for span in written.values()):
-        return None
-    values = {key: span for key, span in written.items() if span is not None}
-    openings: dict[str, bool | None] = {}
-    for key in order:
-        opening = first[first.find(key) + len(key) : values[key][0]]
-        is_text = isinstance(VALUES[key], str)
-        openings[opening] = is_text if openings.get(opening, is_text) == is_text else None
-    first_key = first[: first.find(order[0])]
-    next_key = first[values[order[0]][1] : first.find(order[1], values[order[0]][1])]
-    key_start = _common_end(first_key, next_key)
-    value_end = next_key[: len(next_key) - len(key_start)]
-    if value_end == "" or key_start == "":
-        return None
-    spans = []
-    for body in bodies:
-        start = body.find(key_start + order[0])
-        last = _written(body, order[-1])
-        if last is None:
-            return None
-        spans.append((start, last[1] + len(value_end.rstrip())))
-    python = str(VALUES["zqlist"]) in first
-    return TaggedArguments(key_start, openings, value_end, python), spans
-
-
-def _written(body: str, key: str) -> tuple[int, int] | None:
-    """Where the value of a key stands."""
-    value = VALUES[key]
-    forms = [value] if isinstance(value, str) else [json.dumps(value), str(value)]
-    after_key = body.find(key) + len(key)
-    for form in forms:
-        at = body.find(form, after_key)
-        if at >= 0:
-            return at, at + len(form)
-    return None
-
-
-# Comparing texts.
-
-
-def _split_at_names(text: str, names: Sequence[str]) -> list[str] | None:
-    """The text before each name and behind the last one."""
-    pieces, start = [], 0
-    for name in names:
-        at = text.find(name, start)
-        if at < 0:
-            return None
-        pieces.append(text[start:at])
-        start = at + len(name)
-    return [*pieces, text[start:]]
-
-
-def _holed(text: str) -> Pattern:
-    """A text with holes in place of the probes' ids and names."""
-    parts = re.split("|".join((*IDS, *NAMES)), text)
-    holed: list[str | None] = []
-    for i, part in enumerate(parts):
-        holed += [part] if i == 0 else [None, part]
-    return tuple(part for part in holed if part != "")
-
-
-def _generalised(one: str, two: str) -> Pattern:
-    """What two texts have in common, with a hole where they differ by a count."""
-    one, two = (re.sub("|".join((*IDS, *NAMES)), "\0", text) for text in (one, two))
-    pieces_one, pieces_two = (re.split(r"(\0|\d+)", text) for text in (one, two))
-    if pieces_one[::2] != pieces_two[::2]:
-        pieces_two = pieces_one
-    pairs = zip(pieces_one, pieces_two, strict=True)
-    return _merged([None if left == "\0" or left != right else left for left, right in pairs])
-
-
-def _head_like(head: str, between: Pattern | None) -> Pattern:
-    """The head, with a hole for the count that `between` has at the same distance from the name."""
-    holed = _holed(head)
-    if not holed or not between or between[-1] is None or len(between) < 3 or between[-2] is not None:
-        return holed
-    last, end = holed[-1], between[-1]
-    found = re.search(rf"\d+(?={re.escape(end)}$)", last) if last else None
-    if not last or not found:
-        return holed
-    return (*holed[:-1], last[: found.start()], None, last[found.end() :])
-
-
-def _trigger(head: str) -> str:
-    """The part of a head that nothing else begins with: its first mark, mostly."""
-    head = re.split("|".join((*IDS, *NAMES)), head)[0].strip()
-    tag_end = max(head.find(">"), head.find("]"))
-    blank = next((i for i, character in enumerate(head) if character.isspace()), len(head))
-    if head.startswith(("{", "[{")) or (tag_end < 0 and head.startswith("<")) or 0 <= blank <= tag_end:
-        return head
-    marks = re.match(r"(<[^<>]+>)<", head)
-    if marks:
-        return marks[1]
-    head = head[:blank]
-    brace = head.find("{", 1)
-    head = head[:brace] if brace > 0 else head
-    return head[:-1] if head.endswith(("][", ">[")) else head
-
-
-def _merged(parts: Sequence[str | None]) -> Pattern:
-    merged: list[str | None] = []
-    for part in parts:
-        if part == "":
-            continue
-        if part is not None and merged and merged[-1] is not None:
-            merged[-1] += part
-        elif part is not None or not merged or merged[-1] is not None:
-            merged.append(part)
-    return tuple(merged)
-
-
-def _without_thought(text: str, thought: ThoughtForm | None, content: ContentForm) -> str:
-    """What an answer says behind a thought that is empty or was closed by the prompt, and empty content."""
-    if thought is not None:
-        before, end, after = text.partition(thought.end.strip())
-        if end and before.strip() in ("", thought.start.strip()):
-            text = after
-    for mark in (content.start.strip(), content.end.strip()):
-        if mark and text.lstrip().startswith(mark):
-            text = text.lstrip()[len(mark) :]
-    return text
-
-
-def _last_marks(text: str, thought: ThoughtForm | None) -> str:
-    """What begins content, where nothing but marks stands before it."""
-    if thought is not None:
-        text = text.rpartition(thought.end.strip())[2]
-    text = re.sub(r"^.*</?\w*think\w*>", "", text, flags=re.DOTALL)
-    return text if _LAST_MARK.search(text) else ""
-
-
-def _between(text: str, start: str, end: str) -> str:
-    _, found, rest = text.partition(start)
-    middle, closed, _ = rest.partition(end)
-    return middle if found and closed else ""
-
-
-def _after(text: str, word: str) -> str:
-    return text.partition(word)[2]
-
-
-def _common_end(one: str, two: str) -> str:
-    """The longest common end of two texts that begins at a mark."""
-    length = len(common_start([one[::-1], two[::-1]]))
-    end = one[len(one) - length :]
-    begin = _MARK_START.search(end)
-    return end[begin.start() :] if begin else ""
-
-
-def _without_common_end(text: str, other: str) -> str:
-    return text[: len(text) - len(_common_end(text, other))]

@@ -83,3 +83,15 @@ def common_start(texts: Sequence[str]) -> str:
     low, high = min(texts, default=""), max(texts, default="")
     end = next((i for i, (one, two) in enumerate(zip(low, high, strict=False)) if one != two), None)
     return low[: min(len(low), len(high)) if end is None else end]
+
+
+def last_tag(text: str) -> str:
+    """The last mark of a closing text: `</tool_call>` of `}\n</tool_call>`."""
+    text = text.strip()
+    start = max(text.rfind("<"), text.rfind("[/"))
+    return text[start:] if start >= 0 else ""
+
+
+def first_line(text: str) -> str:
+    """A closing text up to its first line break."""
+    return text.lstrip().partition("\n")[0]

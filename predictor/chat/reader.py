@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from predictor.chat.arguments import ArgumentsReader, JsonReader, arguments_reader
 from predictor.chat.events import ArgumentsPart, CallStarted, Event, Text, Thought
 from predictor.chat.form import AnswerForm, CallForm, JsonArguments, PythonArguments
-from predictor.chat.matching import Match, first_mark, match_pattern, overlap
+from predictor.chat.matching import Match, first_line, first_mark, last_tag, match_pattern, overlap
 from predictor.chat.sections import NamedArguments, json_calls, python_calls
 from predictor.chat.tools import Tool
 
 Schemas = Mapping[str, Mapping[str, Any]]
-
-
-class AnswerReader(Protocol):
-    """Turns the text of one answer into events.
-
-    Attributes:
-        calls: how many calls have been read to their end.
-        is_thinking: whether what comes next belongs to a thought, as far as it is known.
-    """
-
-    calls: int
-
-    @property
-    def is_thinking(self) -> bool: ...
-
-    def push(self, text: str) -> list[Event]:
-        """Take the next piece of the answer."""
-
-    def finish(self) -> list[Event]:
-        """End the answer: what was held back for a mark that never came."""
-
-
-class PlainReader:
-    """For models that write nothing but text."""
-
-    calls = 0
-    is_thinking = False
-
-    def push(self, text: str) -> list[Event]:
-        """See `AnswerReader`."""
-        return [Text(text)] if text else []
-
-    def finish(self) -> list[Event]:
-        """See `AnswerReader`."""
-        return []
 
 
 class FormReader:
@@ -86,11 +50,11 @@ class FormReader:
 
     @property
     def is_thinking(self) -> bool:
-        """See `AnswerReader`."""
+        """See `predictor.chat.answer_reader.AnswerReader`."""
         return self._step == self._read_thought
 
     def push(self, text: str) -> list[Event]:
-        """See `AnswerReader`."""
+        """See `predictor.chat.answer_reader.AnswerReader`."""
         self._held = self._held + text if self._held else text
         self._events = []
         # Each step takes what it can from what is held, and says whether another has to go on.
@@ -99,7 +63,7 @@ class FormReader:
         return self._events
 
     def finish(self) -> list[Event]:
-        """See `AnswerReader`."""
+        """See `predictor.chat.answer_reader.AnswerReader`."""
         self._events = []
         text, step = self._held, self._step
         self._held = ""
@@ -268,7 +232,7 @@ class FormReader:
         self._events.append(CallStarted(self.calls, self._name))
         closing = next((part for part in self._form().tail if part), "")
         schema = self._schemas.get(self._name, {})
-        self._arguments = arguments_reader(self._form().arguments, schema, _first_tag(closing))
+        self._arguments = arguments_reader(self._form().arguments, schema, first_line(closing))
         self._step = self._read_arguments
         return True
 
@@ -316,7 +280,7 @@ class FormReader:
 
     def _skip_tail(self) -> bool:
         """Behind a call that isn't followed by what the form has: go on behind the form's last mark."""
-        last = _last_tag(next((part for part in reversed(self._form().tail) if part), ""))
+        last = last_tag(next((part for part in reversed(self._form().tail) if part), ""))
         at = self._held.find(last)
         if last and at < 0:
             return False
@@ -350,7 +314,7 @@ class FormReader:
             scanner = JsonReader()
             _, taken = scanner.take(self._held)
             return taken if scanner.is_done else None
-        last = _last_tag(next((part for part in reversed(self._form().tail) if part), ""))
+        last = last_tag(next((part for part in reversed(self._form().tail) if part), ""))
         at = self._held.find(last) if last else -1
         return at + len(last) if at >= 0 else None
 
@@ -365,7 +329,7 @@ class FormReader:
             self._end_call()
 
     def _section_calls(self, section: str, *, whole: bool) -> list[NamedArguments] | None:
-        last = _last_tag(next((part for part in reversed(self._form().tail) if part), ""))
+        last = last_tag(next((part for part in reversed(self._form().tail) if part), ""))
         body = section.strip()
         if whole and not self._is_bare:
             body = body.removesuffix(last)
@@ -377,31 +341,3 @@ class FormReader:
         if self._is_bare:
             return json_calls(body, self._schemas)
         return json_calls(body.removeprefix(self._trigger).strip())
-
-
-def _last_tag(text: str) -> str:
-    """The last mark of a closing text: `</tool_call>` of `}\n</tool_call>`."""
-    text = text.strip()
-    start = max(text.rfind("<"), text.rfind("[/"))
-    return text[start:] if start >= 0 else ""
-
-
-def _first_tag(text: str) -> str:
-    """A closing text up to its first line break."""
-    return text.lstrip().partition("\n")[0]
-
-
-def whole_answer(reader: AnswerReader, text: str) -> list[Event]:
-    """The events of an answer that is there as a whole."""
-    return reader.push(text) + reader.finish()
-
-
-def calls_of(events: Sequence[Event]) -> list[tuple[str, Any]]:
-    """The calls among events, each with its arguments parsed."""
-    calls: list[tuple[str, str]] = []
-    for event in events:
-        if isinstance(event, CallStarted):
-            calls.append((event.name, ""))
-        elif isinstance(event, ArgumentsPart):
-            calls[-1] = (calls[-1][0], calls[-1][1] + event.text)
-    return [(name, json.loads(arguments)) for name, arguments in calls]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from predictor.chat.answer_reader import AnswerReader, PlainReader
 from predictor.chat.events import Event
 from predictor.chat.format import AnswerWish, ChatFormat, Conversation, Prompt
-from predictor.chat.reader import AnswerReader, PlainReader
 from predictor.engine.request import Delta, FinishReason, TokenLogprob
 from predictor.generation.streams import RequestStream
 from predictor.structured.compiler import MakeConstraint

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from template_corpus import NAMES, each_template
-from written_answers import arguments, chat_format, messages_of, tools_of, written
+from written_answers import arguments, calls_of, chat_format, messages_of, tools_of, written
 
+from predictor.chat.answer_reader import AnswerReader
 from predictor.chat.events import Event, Text, Thought
 from predictor.chat.format import AnswerWish, ChatFormat
 from predictor.chat.grammar import Lazily
-from predictor.chat.reader import AnswerReader, calls_of
 
 THOUGHT = "First I look.\n\nThen: 1 < 2."
 TOOL_NAMES = ("get_weather", "admin.tools/list", "files-read_" + "x" * 70)

@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 from template_corpus import template_source
 
+from predictor.chat.events import ArgumentsPart, CallStarted, Event
 from predictor.chat.form import ThoughtForm
 from predictor.chat.format import ChatFormat, Conversation, Prompt
 from predictor.chat.matching import common_start
@@ -40,6 +41,17 @@ Calls = Sequence[tuple[str, Mapping[str, Any]]]
 def chat_format(name: str) -> ChatFormat:
     """The format learnt from a template of the corpus."""
     return ChatFormat(ChatTemplate(template_source(name), "<BOS>", "<EOS>"), END_TEXTS)
+
+
+def calls_of(events: Sequence[Event]) -> list[tuple[str, Any]]:
+    """The calls among events, each with its arguments parsed."""
+    calls: list[tuple[str, str]] = []
+    for event in events:
+        if isinstance(event, CallStarted):
+            calls.append((event.name, ""))
+        elif isinstance(event, ArgumentsPart):
+            calls[-1] = (calls[-1][0], calls[-1][1] + event.text)
+    return [(name, json.loads(arguments)) for name, arguments in calls]
 
 
 def tool(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
