@@ -189,14 +189,15 @@ async def test_a_prefix_that_lost_its_cells_comes_back_from_memory(make_engine: 
     engine = make_engine(context_tokens=512, max_sequences=2)
     story = "Once upon a time there was a king who had three daughters. " * 8
     question = f"{story} How many daughters did the king have?"
-    [first] = await complete(engine, ask(engine, question))
+    params = SamplingParams(temperature=0, max_tokens=24, top_logprobs=20, ignore_eos=True)
+    [first] = await complete(engine, ask(engine, question, params))
     await complete(engine, Request("other", tuple(range(1000, 1500)), SamplingParams(max_tokens=1)))
     assert engine.stats().host_cache_bytes > 0
     before = engine.stats().prompt_tokens
-    [again] = await complete(engine, ask(engine, question))
+    [again] = await complete(engine, ask(engine, question, params))
     assert again.cached_tokens >= len(chat(engine, question)) - 1
     assert engine.stats().prompt_tokens - before <= 2
-    assert again.text == first.text
+    assert agree(again, first)
     assert "three" in again.text.lower()
 
 

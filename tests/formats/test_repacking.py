@@ -61,7 +61,7 @@ def test_the_answer_is_what_llama_cpp_does(tmp_path: Path, quantisation: str) ->
     parts = read_parts(model)
     buffers = [
         float(found[1])
-        for found in map(re.compile(r"_REPACK.* size = +([\d.]+) MiB").search, messages)
+        for found in map(re.compile(r"(?:_REPACK|AMX).* size = +([\d.]+) MiB").search, messages)
         if found
     ]
     share = report_format(parts, is_repacked).repacked_share
