@@ -27,7 +27,7 @@ def pair_tokens(model: Model, query: str, document: str) -> list[int]:
     separator = [lib.llama_vocab_sep(vocabulary)] if lib.llama_vocab_get_add_sep(vocabulary) else []
     end = [lib.llama_vocab_eos(vocabulary)] if lib.llama_vocab_get_add_eos(vocabulary) else []
     first, second = (
-        model.tokenize(text, add_special=False, parse_special=False) for text in (query, document)
+        model.tokenize_segments([Segment(text, False)], add_special=False) for text in (query, document)
     )
     return [*start, *first, *end, *separator, *second, *(end or separator)]
 
