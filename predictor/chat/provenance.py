@@ -32,7 +32,7 @@ class Traced(str):
     _own: bytes  # For each character 1 where the template wrote it, else 0.
 
     def __new__(cls, text: str, own: bytes) -> Self:
-        traced = super().__new__(cls, text)
+        traced = str.__new__(cls, text)
         traced._own = own
         return traced
 
@@ -54,10 +54,14 @@ class Traced(str):
             yield Traced(character, self._own[i : i + 1])
 
     def __add__(self, other: str) -> str:
-        return joined((self, other)) if isinstance(other, str) else NotImplemented
+        if not isinstance(other, str):
+            return NotImplemented
+        return Traced(str.__add__(self, other), self._own + _origin(other))
 
     def __radd__(self, other: str) -> str:
-        return joined((other, self)) if isinstance(other, str) else NotImplemented
+        if not isinstance(other, str):
+            return NotImplemented
+        return Traced(str.__add__(other, self), _origin(other) + self._own)
 
     def __mul__(self, times: SupportsIndex) -> Traced:
         return Traced(str.__mul__(self, times), self._own * times.__index__())
@@ -242,7 +246,7 @@ def joined(pieces: Iterable[str]) -> str:
     """The texts one after the other."""
     pieces = list(pieces)
     text = "".join(pieces)
-    if all(type(piece) is str for piece in pieces):
+    if set(map(type, pieces)) <= {str}:
         return text
     return Traced(text, b"".join(map(_origin, pieces)))
 
