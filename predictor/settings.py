@@ -91,6 +91,15 @@ class Settings(BaseSettings):
         Field(description="Jinja chat template to use instead of the model's own."),
         Shown(MODEL, "file", "the GGUF's template"),
     ] = None
+    trust_message_tokens: Annotated[
+        bool,
+        Field(
+            description="Read control tokens in messages and tool results, such as <|im_end|>, as control "
+            "tokens: for callers who write parts of the template themselves. Whoever writes content can then "
+            "forge turns."
+        ),
+        Shown(MODEL, ""),
+    ] = False
 
     lora: Annotated[
         tuple[LoraAdapter, ...] | None,

@@ -3,6 +3,7 @@
     build_llama.py wheel      the llama-cpp-python wheel; prints its path
     build_llama.py server     llama-server and llama-bench of the same llama.cpp; prints their folder
     build_llama.py openblas   llama.cpp's backend for OpenBLAS, put beside the installed llama-cpp-python
+    build_llama.py templates  the chat templates in llama.cpp's source, for tests; prints their folder
 
 A build is kept under a key of everything that shapes it, the CPU's features among them, because code that is
 compiled for one CPU can crash on another. Progress goes to stderr.
@@ -187,9 +188,16 @@ def build_server(folder: Path) -> None:
         shutil.copy2(build / "bin" / name, folder)
 
 
+def copy_templates(folder: Path) -> None:
+    say(f"fetching the chat templates in the source of llama-cpp-python {pinned_version()}")
+    source = fetch_source(folder.parent, folder.parent / "build.log")
+    for template in (source / "models" / "templates").glob("*.jinja"):
+        shutil.copy2(template, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["wheel", "server", "openblas"])
+    parser.add_argument("what", choices=["wheel", "server", "openblas", "templates"])
     what = parser.parse_args().what
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if what == "wheel":
@@ -199,6 +207,10 @@ def main() -> None:
         print(wheel)
     elif what == "openblas":
         install_openblas()
+    elif what == "templates":
+        target = CACHE / "templates" / pinned_version()
+        build_once(target, copy_templates)
+        print(target)
     else:
         target = CACHE / "llama-server" / build_key(" ".join(SERVER_OPTIONS))
         build_once(target, build_server)

@@ -87,6 +87,7 @@ VALUES = {
     "pooling": "mean",
     "lora": "a=x.gguf",
     "chat_template": __file__,
+    "trust_message_tokens": "true",
     "enable_grpc": "false",
     "mmap": "false",
     "mlock": "true",

@@ -25,6 +25,7 @@ from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserve
 from predictor.engine.request import Request
 from predictor.engine.request_checks import RequestChecks
 from predictor.engine.sequence import Sequence
+from predictor.engine.special_tokens import Segment
 from predictor.engine.stream import TokenStream
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import (
@@ -120,6 +121,16 @@ class Engine:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of a text; see `Model.tokenize`."""
         return self.model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def tokenize_segments(
+        self, segments: Collection[Segment], *, add_special: bool, markers: frozenset[int] = frozenset()
+    ) -> list[int]:
+        """Token ids of a prompt by its segments; see `Model.tokenize_segments`."""
+        return self.model.tokenize_segments(segments, add_special=add_special, markers=markers)
+
+    def markers(self, source: str) -> frozenset[int]:
+        """See `Model.markers`."""
+        return self.model.markers(source)
 
     def tokenize_pair(self, query: str, document: str) -> list[int]:
         """Token ids of a query and a document for a reranker; see `pair_tokens`."""

@@ -7,6 +7,8 @@ and collects streams into completions, so that no protocol does so for itself.
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,7 +16,9 @@ from typing import Any, Protocol, Self
 
 from predictor.chat.template import ChatTemplate, plain_messages
 from predictor.chat.tools import Tool, for_template, shows_tools
+from predictor.chat.turns import own_text, weaknesses
 from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
+from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import InvalidRequest, NoChatTemplate
 from predictor.structured.compiler import ConstraintCompiler
@@ -42,7 +46,11 @@ class TextEngine(Protocol):
     @property
     def context_tokens(self) -> int: ...
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+    def tokenize_segments(
+        self, segments: Sequence[Segment], *, add_special: bool, markers: frozenset[int] = frozenset()
+    ) -> list[int]: ...
+
+    def markers(self, source: str) -> frozenset[int]: ...
 
     def vocabulary(self) -> Vocabulary: ...
 
@@ -82,35 +90,55 @@ class TextGenerator:
         engine: runs the sequences.
         template: the model's chat template, None where it has none.
         adapter: name of the engine's adapter to use.
+        trust_message_tokens: read control tokens in what users write as control tokens.
     """
 
     def __init__(
-        self, name: str, engine: TextEngine, template: ChatTemplate | None, adapter: str | None = None
+        self,
+        name: str,
+        engine: TextEngine,
+        template: ChatTemplate | None,
+        adapter: str | None = None,
+        *,
+        trust_message_tokens: bool = False,
     ) -> None:
         self.name = name
         self.adapter = adapter
         self.engine = engine
         self.template = template
+        self.trust_message_tokens = trust_message_tokens
+        self._markers = engine.markers(own_text(template)) if template else frozenset()
         self.constraints = ConstraintCompiler(engine.vocabulary, engine.hold_vocabulary)
 
     def with_adapter(self, name: str) -> TextGenerator:
         """The same model with one of its adapters, under the adapter's name."""
-        adapted = TextGenerator(name, self.engine, self.template, name)
-        adapted.constraints = self.constraints
+        adapted = copy.copy(self)
+        adapted.name = adapted.adapter = name
         return adapted
+
+    def weaknesses(self) -> list[str]:
+        """What the template does that lets users forge turns, or would; nothing where they are trusted."""
+        if self.template is None or self.trust_message_tokens:
+            return []
+        tokenize = functools.partial(self.engine.tokenize_segments, add_special=False, markers=self._markers)
+        return list(weaknesses(self.template, tokenize))
 
     async def tokenize(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a plain prompt, with the model's BOS token where it wants one.
+
+        Whoever writes the whole prompt writes its control tokens, too.
 
         Raises:
             InvalidRequest: the prompt is empty.
         """
         if not prompt:
             raise InvalidRequest("the prompt is empty; send at least one character", param="prompt")
-        return await self._tokens(prompt, add_special=True)
+        return await self._tokens([Segment(prompt, True)], add_special=True)
 
     async def tokenize_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
         """Tokens of a conversation, rendered with the model's chat template.
+
+        Control tokens are read only in what the template itself wrote, unless messages are trusted.
 
         Args:
             messages: OpenAI's, tool calls and their results among them.
@@ -128,19 +156,22 @@ class TextGenerator:
                 "or start the server with --chat-template FILE"
             )
         native = shows_tools(self.template.source)
-        text = self.template.render(
+        prompt = self.template.render(
             for_template(plain_messages(messages), tools, shows_tools=native),
             tools=[tool.definition for tool in tools] if native else None,
         )
         # A template writes the BOS token itself, so the tokenizer must not add a second one.
-        return await self._tokens(text, add_special=not self.template.writes_bos(text))
+        add_special = not self.template.writes_bos(prompt)
+        segments = (Segment(prompt.text, True),) if self.trust_message_tokens else prompt.segments
+        return await self._tokens(segments, add_special=add_special)
 
-    async def _tokens(self, text: str, *, add_special: bool) -> tuple[int, ...]:
-        if len(text) <= QUICK_CHARACTERS:
-            return tuple(self.engine.tokenize(text, add_special=add_special, parse_special=True))
-        return tuple(
-            await asyncio.to_thread(self.engine.tokenize, text, add_special=add_special, parse_special=True)
+    async def _tokens(self, segments: Sequence[Segment], *, add_special: bool) -> tuple[int, ...]:
+        tokenize = functools.partial(
+            self.engine.tokenize_segments, segments, add_special=add_special, markers=self._markers
         )
+        if sum(len(segment.text) for segment in segments) <= QUICK_CHARACTERS:
+            return tuple(tokenize())
+        return tuple(await asyncio.to_thread(tokenize))
 
     def submit(self, requests: Sequence[Request]) -> Sequence[RequestStream]:
         """Start the requests together: all are admitted or none.

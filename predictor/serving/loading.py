@@ -60,7 +60,12 @@ class BackgroundLoad:
         template = None
         if source is not None:
             template = ChatTemplate(source, engine.model.bos_text, engine.model.eos_text)
-        return TextGenerator(self.name, engine, template)
+        generator = TextGenerator(
+            self.name, engine, template, trust_message_tokens=self._plan.trust_message_tokens
+        )
+        for weakness in generator.weaknesses():
+            logger.warning("the chat template of %s isn't safe from its users: %s", self.name, weakness)
+        return generator
 
     async def watch(self) -> None:
         """Return never; the engine must be loaded.

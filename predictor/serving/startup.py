@@ -41,6 +41,7 @@ class StartupPlan:
         name: the model's name in every protocol.
         engine: what to load and how.
         chat_template: the Jinja source that replaces the model's own, None to keep that.
+        trust_message_tokens: whether control tokens in what users write are read.
         parts: headers of the model, the first part first.
         traces_endpoint: where spans are sent, None for nowhere.
         certificate: for TLS, None for none.
@@ -50,6 +51,7 @@ class StartupPlan:
     name: str
     engine: EngineConfig
     chat_template: str | None
+    trust_message_tokens: bool
     parts: tuple[GgufHeader, ...]
     traces_endpoint: str | None
     certificate: CertificateFiles | None
@@ -105,6 +107,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         name,
         config,
         template,
+        settings.trust_message_tokens,
         tuple(parts),
         settings.otlp_traces_endpoint,
         certificate,

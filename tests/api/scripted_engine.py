@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from predictor.engine.request import Delta, FinishReason, Request
+from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
 
 FOREVER = "forever"
@@ -52,8 +53,13 @@ class ScriptedEngine:
     requests: list[Request] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        return list(text.encode())
+    def tokenize_segments(
+        self, segments: Sequence[Segment], *, add_special: bool, markers: frozenset[int] = frozenset()
+    ) -> list[int]:
+        return list("".join(segment.text for segment in segments).encode())
+
+    def markers(self, source: str) -> frozenset[int]:
+        return frozenset()
 
     def vocabulary(self) -> Vocabulary:
         raise NotImplementedError("grammars need a real model")

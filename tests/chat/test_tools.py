@@ -83,7 +83,7 @@ def test_which_templates_show_tools_in_the_form_that_is_read() -> None:
 
 def test_a_template_that_shows_tools_gets_parsed_arguments() -> None:
     messages = for_template([USER, CALL, *RESULTS], read_tools([WEATHER]), shows_tools=True)
-    text = ChatTemplate(QWEN, "", "").render(messages, tools=[WEATHER])
+    text = ChatTemplate(QWEN, "", "").render(messages, tools=[WEATHER]).text
     assert text.startswith("<tools>" + json.dumps(WEATHER, ensure_ascii=False) + "</tools>[user]Weather?")
     assert '<tool_call>{"name": "get_weather", "arguments": {"city": "Rome"}}</tool_call>' in text
     assert '<tool_call>{"name": "now", "arguments": {}}</tool_call>' in text
