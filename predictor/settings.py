@@ -240,7 +240,8 @@ class Settings(BaseSettings):
         Path | None,
         Field(
             description="Folder that keeps such state for the next start: on SIGTERM and every five minutes. "
-            "It holds what prompts said; keep it as private as the prompts."
+            "It holds what prompts said; keep it as private as the prompts. Several servers may share it. To "
+            "tell models apart, the whole file is read at the start."
         ),
         Shown(BATCHING, "folder", "none is kept"),
     ] = None

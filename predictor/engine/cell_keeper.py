@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from predictor.engine.host_cache import HostCache, Prefix, SavedPrefix
 from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import Context
 from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS
-from predictor.engine.prefix_store import BadPrefixFileError
+from predictor.engine.prefix_file import BadPrefixFileError, StoredBefore
 from predictor.errors import EngineFailure
 
 logger = logging.getLogger(__name__)
@@ -60,16 +62,28 @@ class CellKeeper:
         except BadPrefixFileError as error:
             reason = str(error)
         logger.warning("a saved prefix of %d tokens is computed again: %s", len(saved.tokens), reason)
+        saved.drop()
         return False
 
-    def prefixes(self) -> list[Prefix]:
-        """Everything that later requests could reuse, the most recently used first."""
-        self.carry_out()
-        retained = [
-            SavedPrefix(saving.tokens, self._context.save(saving.sequence_id), saving.adapter)
-            for saving in self._cache.retained()
-        ]
-        return [*reversed(retained), *reversed(list(self._host))]
+    def prefixes(self, is_stored: Callable[[Collection[int], str | None], bool]) -> Iterator[Prefix]:
+        """Everything that later requests could reuse, the most recently used first.
+
+        One at a time, so that no more than one copy is in memory: cells are copied when their turn comes, and
+        what has gone by then is left out.
+
+        Args:
+            is_stored: whether a prefix is on disk already, so that nothing need be copied.
+        """
+        for saving in reversed(list(self._cache.retained())):
+            if is_stored(saving.tokens, saving.adapter):
+                yield StoredBefore(saving.tokens, saving.adapter)
+            elif saving in self._cache.retained():
+                self.carry_out()
+                yield SavedPrefix(saving.tokens, self._context.save(saving.sequence_id), saving.adapter)
+        offered: set[int] = set()
+        while entries := [prefix for prefix in self._host if id(prefix) not in offered]:
+            offered.add(id(entries[-1]))
+            yield entries.pop()
 
     def _duplicate(self, source: int, target: int, length: int) -> None:
         state = self._read.get(source)

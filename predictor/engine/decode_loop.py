@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Collection
 
 from predictor.engine.adapter_turns import AdapterTurns
@@ -132,9 +132,9 @@ class DecodeLoop:
         for prefix in prefixes:
             self._scheduler.host.add(prefix)
 
-    def prefixes(self) -> list[Prefix]:
-        """Everything that later requests could reuse, the most recently used first."""
-        return self._cells.prefixes()
+    def prefixes(self, is_stored: Callable[[Collection[int], str | None], bool]) -> Iterator[Prefix]:
+        """Everything that later requests could reuse; see `CellKeeper.prefixes`."""
+        return self._cells.prefixes(is_stored)
 
     def stats(self) -> EngineStats:
         """Figures now; may be called from any thread."""

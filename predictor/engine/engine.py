@@ -22,6 +22,7 @@ from predictor.engine.llama import AbortFlag, Model, Sampler
 from predictor.engine.llama.openblas import load_openblas
 from predictor.engine.llama.pairs import pair_tokens
 from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserver
+from predictor.engine.prefix_saver import PrefixSaver
 from predictor.engine.request import Request
 from predictor.engine.request_checks import RequestChecks
 from predictor.engine.sequence import Sequence
@@ -37,9 +38,6 @@ from predictor.errors import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Prefixes are saved about this often, so that a killed process loses little.
-SAVE_SECONDS = 300
 
 
 class Engine:
@@ -83,7 +81,7 @@ class Engine:
         if not self.model.can_generate:
             raise ModelLoadError(f"{config.model_path} has no decoder: it can't generate text")
         self._store = config.prefix_store
-        self._next_save = time.monotonic() + SAVE_SECONDS
+        self._saver = PrefixSaver(self._store, lambda: self._tell([])) if self._store else None
         made: Future[DecodeLoop] = Future()
         self._thread = threading.Thread(target=self._run, args=(made,), name="decode", daemon=True)
         self._thread.start()
@@ -264,7 +262,8 @@ class Engine:
                 loop.step()
                 if not loop.has_work:
                     loop.send()
-                self._save_at_intervals(loop)
+                if self._saver is not None:
+                    self._saver.advance(loop)
         except Exception as error:
             logger.exception("the decode thread failed")
             self.failure = EngineFailure(f"the engine failed: {error}")
@@ -287,23 +286,17 @@ class Engine:
         self._closing.set()
         self._take_commands(loop)
         loop.end_all(self.failure or NotReady("the server was shut down before the request was done"))
-        if self._store is not None and self.failure is None:
-            self._store.save(loop.prefixes())
+        if self._saver is not None and self.failure is None:
+            self._saver.finish(loop)
         loop.close()
-
-    def _save_at_intervals(self, loop: DecodeLoop) -> None:
-        """Save prefixes; writing them gets a thread of its own."""
-        if self._store is None or time.monotonic() < self._next_save:
-            return
-        self._next_save = time.monotonic() + SAVE_SECONDS
-        threading.Thread(target=self._store.save, args=(loop.prefixes(),), daemon=True).start()
 
     def _take_commands(self, loop: DecodeLoop) -> bool:
         """Start and cancel jobs, waiting a while when there is nothing to do; False on closing."""
         with self._wake:
             while not (self._inbox or loop.has_work or self._closing.is_set()):
-                if not self._wake.wait(SAVE_SECONDS):
+                if self._saver is not None and self._saver.has_work:
                     break
+                self._wake.wait(self._saver and self._saver.idle_seconds)
             commands = list(self._inbox)
             self._inbox.clear()
         for job, start in commands:

@@ -13,9 +13,10 @@ from pathlib import Path
 from predictor.access.keys import read_keys
 from predictor.cgroup import default_threads, memory_limit
 from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, fits_slots, kv_cache_tokens
-from predictor.engine.prefix_store import PrefixStore, model_key
+from predictor.engine.prefix_store import PrefixStore
 from predictor.errors import StartupError
 from predictor.formats.repacking import gains_from_openblas
+from predictor.models.digest import content_key
 from predictor.models.gguf import GgufHeader
 from predictor.models.gguf_split import read_parts
 from predictor.models.lora import check_adapter, check_names
@@ -176,8 +177,8 @@ def _prefix_store(settings: Settings, files: list[Path], context_tokens: int) ->
     ranges = settings.max_sequences if slots else 1
     details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(ranges))
     limit = settings.prefix_cache_dir_mib * 2**20
-    adapters = {a.name: model_key([a.path], str(a.scale)) for a in settings.lora or ()}
-    return PrefixStore(settings.prefix_cache_dir, model_key(files, *details), limit, adapters)
+    adapters = {a.name: content_key([a.path], str(a.scale)) for a in settings.lora or ()}
+    return PrefixStore(settings.prefix_cache_dir, content_key(files, *details), limit, adapters)
 
 
 def _host_cache_bytes(settings: Settings, estimate: MemoryEstimate) -> int:
