@@ -15,7 +15,6 @@ from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import Context
 from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS
 from predictor.engine.prefix_file import BadPrefixFileError, StoredBefore
-from predictor.errors import EngineFailure
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +34,7 @@ class CellKeeper:
         self._host = host
         # Many sequences may take one beginning over at once, which need be read only once.
         self._read: dict[int, npt.NDArray[np.uint8]] = {}
+        self._lost: set[int] = set()
 
     def carry_out(self) -> None:
         """Do everything that must happen before the next decode, in order."""
@@ -43,13 +43,20 @@ class CellKeeper:
                 case CopyCells(source, target, start, end):
                     self._context.copy(source, target, start, end)
                 case DuplicateCells(source, target, length):
-                    self._duplicate(source, target, length)
+                    if not self._duplicate(source, target, length):
+                        self._lost.add(target)
                 case RemoveCells(sequence_id, start, end):
                     self._read.pop(sequence_id, None)
                     self._context.remove(sequence_id, start, end)
                 case SaveCells():
                     self._save(operation)
         self._read.clear()
+
+    def take_lost(self) -> set[int]:
+        """Do what there is to do; the sequences that have no cells since, as copying them failed."""
+        self.carry_out()
+        lost, self._lost = self._lost, set()
+        return lost
 
     def restore(self, sequence_id: int, saved: Prefix, length: int) -> bool:
         """Give a sequence without cells the first `length` of a saved prefix; False where that fails."""
@@ -85,18 +92,30 @@ class CellKeeper:
             offered.add(id(entries[-1]))
             yield entries.pop()
 
-    def _duplicate(self, source: int, target: int, length: int) -> None:
-        state = self._read.get(source)
-        if state is None:
-            state = self._read[source] = self._context.save(source)
-        if not self._context.restore(target, state):
-            raise EngineFailure("llama.cpp can't copy a sequence's cells")
-        self._context.remove(target, length)
+    def _duplicate(self, source: int, target: int, length: int) -> bool:
+        if source in self._lost:
+            return False
+        try:
+            state = self._read.get(source)
+            if state is None:
+                state = self._read[source] = self._context.save(source)
+            if self._context.restore(target, state):
+                self._context.remove(target, length)
+                return True
+            reason = "llama.cpp refuses them"
+        except Exception as error:  # most likely there is no memory for the copy
+            reason = repr(error)
+        logger.warning("cells of %d tokens could not be copied, they are computed again: %s", length, reason)
+        return False
 
     def _save(self, saving: SaveCells) -> None:
         known, shared = self._host.match(saving.tokens, saving.adapter)
         if known is not None and len(saving.tokens) - shared < WORTH_SAVING_TOKENS:
             self._host.touch(known)
-        else:
+            return
+        try:
             state = self._context.save(saving.sequence_id)
-            self._host.add(SavedPrefix(saving.tokens, state, saving.adapter))
+        except Exception as error:
+            logger.warning("a prefix of %d tokens is forgotten, not saved: %r", len(saving.tokens), error)
+            return
+        self._host.add(SavedPrefix(saving.tokens, state, saving.adapter))

@@ -65,7 +65,7 @@ class DecodeLoop:
         self.context_tokens = layout.params.context_tokens
         self.max_sequence_tokens = layout.max_sequence_tokens
         self._step_cost = StepCost()
-        self._speculator = make_speculator(model, config, layout, self._step_cost)
+        self._speculator = make_speculator(model, config, layout, self._step_cost, abort)
         self.whole_prompts = layout.whole_prompts
         # Before the context, which allocates for the adapters that there are.
         self._adapters = {
@@ -172,8 +172,7 @@ class DecodeLoop:
         What was sampled goes out with the next step, or by `send` where there is none.
         """
         started = time.perf_counter()
-        chunks = self._scheduler.schedule(self._pacer.budget)
-        self._cells.carry_out()
+        chunks = self._with_cells(self._scheduler.schedule(self._pacer.budget))
         if not chunks:
             self.send()
             return
@@ -185,12 +184,21 @@ class DecodeLoop:
         self._observe_step(chunks, seconds)
         self._scheduler.commit(chunks)
         for job, index in outputs:
-            self._generated_tokens += self._advance(job, index, drafts.get(job.sequence, []))
+            self._generated_tokens += self._advance_alone(job, index, drafts.get(job.sequence, []))
         # What ended in this step may be saved for the requests of the next.
         self._cells.carry_out()
         self._steps += 1
         self._decode_seconds += seconds
         self._step_seconds += time.perf_counter() - started
+
+    def _with_cells(self, chunks: Collection[Chunk]) -> list[Chunk]:
+        """The chunks whose sequences have the cells before them; the others begin anew with the next step."""
+        lost_ids = self._cells.take_lost()
+        lost = [s for s in self._scheduler.running if s.sequence_id in lost_ids]
+        for sequence in lost:
+            self._scheduler.recompute(sequence)
+        self._cells.carry_out()
+        return [chunk for chunk in chunks if chunk.sequence not in lost]
 
     def _drafts(self, chunks: Collection[Chunk]) -> dict[Sequence, list[int]]:
         """Guesses to check in this step; none beside prompts, which fill a step by themselves."""
@@ -198,7 +206,14 @@ class DecodeLoop:
             return {}
         cache = self._scheduler.cache
         room = min(self._batch.capacity, cache.capacity - cache.used) - len(chunks)
-        return self._speculator.propose([chunk.sequence for chunk in chunks], room)
+        # Guessing may take as long as a step: what was sampled before goes out first.
+        self.send()
+        return self._speculator.propose(
+            [chunk.sequence for chunk in chunks],
+            room,
+            running=self._scheduler.running,
+            seconds=self._pacer.spare_seconds(decode_tokens=len(chunks)),
+        )
 
     def _observe_step(self, chunks: Collection[Chunk], seconds: float) -> None:
         decoding = sum(chunk.sequence.is_decoding for chunk in chunks)
@@ -208,6 +223,16 @@ class DecodeLoop:
             decode_tokens=self._batch.size - prefilled, prompt_tokens=prefilled, seconds=seconds
         )
         self._prompt_tokens += prefilled
+
+    def _advance_alone(self, job: Job, index: int, draft: list[int]) -> int:
+        """Advance a sequence; whatever fails there costs that sequence and no other."""
+        try:
+            return self._advance(job, index, draft)
+        except Exception as error:
+            logger.exception("a sequence failed and is ended")
+            if job.sequence in self._jobs:
+                self._generator.fail(job, EngineFailure(f"this request failed: {error}"))
+            return 0
 
     def _advance(self, job: Job, index: int, draft: list[int]) -> int:
         """Sample a sequence's next token, and one more for every guess that it confirms.
