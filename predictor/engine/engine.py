@@ -296,7 +296,7 @@ class Engine:
             while not (self._inbox or loop.has_work or self._closing.is_set()):
                 if self._saver is not None and self._saver.has_work:
                     break
-                self._wake.wait(self._saver and self._saver.idle_seconds)
+                self._wake.wait(None if self._saver is None else self._saver.idle_seconds)
             commands = list(self._inbox)
             self._inbox.clear()
         for job, start in commands:

@@ -158,7 +158,7 @@ def _parse(line: bytes) -> Header:
     if not isinstance(fields, Mapping) or fields.get("format") != FORMAT:
         raise BadPrefixFileError("it belongs to another model or version")
     names = {"key": str, "adapter": str, **dict.fromkeys(Header.__slots__[2:], int)}
-    values = {name: fields.get(name) for name in names}
+    values: dict[str, Any] = {name: fields.get(name) for name in names}
     wrong = [name for name, kind in names.items() if type(values[name]) is not kind]
     if wrong:
         raise BadPrefixFileError(f"its header has no usable {wrong[0]}")

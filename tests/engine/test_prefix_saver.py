@@ -30,7 +30,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def ask(engine: Engine, first: int, tokens: int = 200) -> int:
     """Serve a prompt of its own; how many of its tokens were cached."""
-    prompt = tuple([first, *range(4, 3 + tokens)])
+    prompt = (first, *range(4, 3 + tokens))
     [stream] = engine.submit_all([Request("r", prompt, SamplingParams(max_tokens=2, ignore_eos=True))])
     return (await collect(stream, tokens)).cached_tokens
 
