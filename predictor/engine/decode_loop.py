@@ -92,6 +92,7 @@ class DecodeLoop:
         self._outbox = Outbox()
         make_output = Generator if config.pooling is None else Pooler
         self._generator = make_output(model, self._context, self._outbox, observer, self._forget)
+        self._ended = False
         self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._decode_seconds = self._step_seconds = 0.0
         started = time.perf_counter()
@@ -115,6 +116,7 @@ class DecodeLoop:
 
     def end_all(self, error: Exception) -> None:
         """End every job with an error, for good: cells don't count any more."""
+        self._ended = True
         for job in self._jobs.values():
             self._outbox.put(job.stream, error)
             self._release(job, None)
@@ -138,6 +140,9 @@ class DecodeLoop:
 
     def stats(self) -> EngineStats:
         """Figures now; may be called from any thread."""
+        return self._stats().at_the_end() if self._ended else self._stats()
+
+    def _stats(self) -> EngineStats:
         scheduler = self._scheduler
         return EngineStats(
             running=len(scheduler.running),

@@ -69,6 +69,7 @@ class Engine:
         self._closed = False
         self._request_seconds = 0.0
         self._draining = False
+        self._end: PredictorError | None = None
         self.failure: EngineFailure | None = None
         if config.openblas:
             logger.info("prompts are read with OpenBLAS" if load_openblas() else "OpenBLAS isn't installed")
@@ -81,7 +82,7 @@ class Engine:
         if not self.model.can_generate:
             raise ModelLoadError(f"{config.model_path} has no decoder: it can't generate text")
         self._store = config.prefix_store
-        self._saver = PrefixSaver(self._store, lambda: self._tell([])) if self._store else None
+        self._saver = PrefixSaver(self._store, self._tell) if self._store else None
         made: Future[DecodeLoop] = Future()
         self._thread = threading.Thread(target=self._run, args=(made,), name="decode", daemon=True)
         self._thread.start()
@@ -158,8 +159,20 @@ class Engine:
         except PredictorError as error:
             self._observer.refused(len(requests), _refusal(error))
             raise
-        self._tell([(job, True) for job in jobs])
+        self._start(jobs)
         return [job.stream for job in jobs]
+
+    def _start(self, jobs: list[Job]) -> None:
+        """Give the decode thread jobs, unless it ended since they were admitted."""
+        with self._wake:
+            if self._end is None:
+                self._inbox.extend((job, True) for job in jobs)
+                self._wake.notify()
+                return
+        for job in jobs:
+            job.sampler.close()
+        self._release_places(len(jobs))
+        raise self._end
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new requests and wait for the running ones.
@@ -180,7 +193,7 @@ class Engine:
         """
         self._draining = True
         self._closing.set()
-        self._tell([])
+        self._tell()
 
     def close(self) -> None:
         """Abort and free everything, once nobody holds the vocabulary; nobody may use the engine any more."""
@@ -239,11 +252,11 @@ class Engine:
         most = 0 if self.config.pooling is not None else min(params.max_tokens or room, room)
         sequence = Sequence(request, most)
         sampler = Sampler(self.model, params, request.prompt)
-        stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell([(job, False)]))
+        stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell((job, False)))
         job = Job(sequence, sampler, Detokenizer(params.stop), stream)
         return job
 
-    def _tell(self, commands: list[tuple[Job, bool]]) -> None:
+    def _tell(self, *commands: tuple[Job, bool]) -> None:
         """Give the decode thread jobs to start (True) or to cancel (False), and wake it."""
         with self._wake:
             self._inbox.extend(commands)
@@ -282,12 +295,18 @@ class Engine:
         return loop
 
     def _wind_up(self, loop: DecodeLoop) -> None:
-        self._draining = True
         self._closing.set()
+        with self._wake:
+            self._draining = True
+            # From here on nothing comes into the inbox that would have to be ended.
+            self._end = self.failure or NotReady("the server was shut down before the request was done")
         self._take_commands(loop)
-        loop.end_all(self.failure or NotReady("the server was shut down before the request was done"))
-        if self._saver is not None and self.failure is None:
-            self._saver.finish(loop)
+        loop.end_all(self._end)
+        try:
+            if self._saver is not None and self.failure is None:
+                self._saver.finish(loop)
+        except Exception:
+            logger.exception("prefixes could not be saved at the end")
         loop.close()
 
     def _take_commands(self, loop: DecodeLoop) -> bool:
