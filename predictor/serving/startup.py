@@ -16,6 +16,7 @@ from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, fits_s
 from predictor.engine.prefix_store import PrefixStore
 from predictor.errors import StartupError
 from predictor.formats.repacking import gains_from_openblas
+from predictor.models.cache_size import CacheShape, is_recurrent
 from predictor.models.digest import content_key
 from predictor.models.gguf import GgufHeader
 from predictor.models.gguf_split import read_parts
@@ -83,7 +84,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         )
     pooling = _pooling(settings, parts)
     _check_adapters(settings, name, parts[0], pooling)
-    estimate = _check_memory(settings, parts, context_tokens)
+    estimate = _check_memory(settings, parts, context_tokens, pooling)
     logger.info(
         "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
         path,
@@ -122,15 +123,33 @@ def _check_adapters(settings: Settings, name: str, model: GgufHeader, pooling: P
         check_adapter(adapter, model)
 
 
-def _check_memory(settings: Settings, parts: Sequence[GgufHeader], context_tokens: int) -> MemoryEstimate:
-    """Whether the model, its adapters and the draft model fit; what the first two take."""
-    limit, cache_type = memory_limit(), settings.kv_cache_type
+def _check_memory(
+    settings: Settings, parts: Sequence[GgufHeader], context_tokens: int, pooling: Pooling | None
+) -> MemoryEstimate:
+    """Whether the model, its adapters and the draft model fit, and what they take."""
+    limit = memory_limit()
+    shape = _cache_shape(settings, parts[0], context_tokens, pooling)
     adapter_bytes = sum(adapter.path.stat().st_size for adapter in settings.lora or ())
-    estimate = check_memory(parts, context_tokens, limit, cache_type, adapter_bytes)
-    if settings.draft_model is not None:
-        left = None if limit is None else limit - estimate.total
-        check_memory(read_parts(settings.draft_model), context_tokens, left, cache_type)
-    return estimate
+    estimate = check_memory(parts, shape, limit, adapter_bytes)
+    if settings.draft_model is None:
+        return estimate
+    left = None if limit is None else limit - estimate.total
+    return replace(estimate, draft=check_memory(read_parts(settings.draft_model), shape, left).total)
+
+
+def _cache_shape(
+    settings: Settings, model: GgufHeader, context_tokens: int, pooling: Pooling | None
+) -> CacheShape:
+    """The context that the engine is going to make; see `predictor.engine.layout.plan_layout`."""
+    slots = (
+        pooling is None
+        and not is_recurrent(model)
+        and fits_slots(
+            context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
+        )
+    )
+    tokens = max(context_tokens, _batch_tokens(settings, pooling, context_tokens) if pooling else 0)
+    return CacheShape(tokens, settings.max_sequences, slots, settings.kv_cache_type, settings.flash_attention)
 
 
 def _certificate(settings: Settings) -> CertificateFiles | None:
