@@ -83,7 +83,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
             f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
         )
     pooling = _pooling(settings, parts)
-    _check_adapters(settings, name, parts[0], pooling)
+    _check_helpers(settings, name, parts[0], pooling)
     estimate = _check_memory(settings, parts, context_tokens, pooling)
     logger.info(
         "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
@@ -114,10 +114,12 @@ def plan_startup(settings: Settings) -> StartupPlan:
     )
 
 
-def _check_adapters(settings: Settings, name: str, model: GgufHeader, pooling: Pooling | None) -> None:
+def _check_helpers(settings: Settings, name: str, model: GgufHeader, pooling: Pooling | None) -> None:
     adapters = settings.lora or ()
     if pooling is not None and adapters:
         raise StartupError(f"{flag('lora')} needs a model that generates text: leave it out, or the pooling")
+    if pooling is not None and (settings.draft_ngrams or settings.draft_model is not None):
+        raise StartupError(f"{model.path} generates no text, so nothing can be guessed: leave the draft out")
     check_names(name, adapters)
     for adapter in adapters:
         check_adapter(adapter, model)
