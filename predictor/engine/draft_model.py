@@ -83,6 +83,7 @@ class DraftModel:
         self._model = model
         self._context = Context(model, params, abort)
         self._batch = Batch(params.batch_tokens)
+        self._near = min(NEAR_TOKENS, self._batch.capacity - 1)
         self._make_cache = make_cache
         self._cost = StepCost()
         self.forget()
@@ -99,7 +100,7 @@ class DraftModel:
         follower = self._followers.get(sequence)
         known = follower.computed if follower else self._cache.lookup(sequence.tokens).length
         missing = len(sequence.tokens) - 1 - known
-        return 0.0 if missing <= NEAR_TOKENS else missing * self._cost.per_prompt_token
+        return 0.0 if missing <= self._near else missing * self._cost.per_prompt_token
 
     def prepare(self, sequences: Collection[Sequence], running: Collection[Sequence], seconds: float) -> None:
         """See `Drafter`; one sequence after the other, so that they can share what is read."""
@@ -139,7 +140,7 @@ class DraftModel:
 
     def _is_near(self, sequence: Sequence) -> bool:
         follower = self._followers.get(sequence)
-        return follower is not None and len(sequence.tokens) - 1 - follower.computed <= NEAR_TOKENS
+        return follower is not None and len(sequence.tokens) - 1 - follower.computed <= self._near
 
     def _read(self, sequences: list[Sequence], seconds: float) -> None:
         """Compute what is missing of sequences, one after the other, for about so long."""
@@ -200,6 +201,8 @@ class DraftModel:
                 else:
                     continue
                 places[sequence] = self._batch.add(tokens, start, follower.id, logits=True)
+            if not places:
+                break
             self._context.decode(self._batch)
             for sequence, place in places.items():
                 follower = self._followers[sequence]
