@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kserve import InferOutput, InferRequest, InferResponse, Model
@@ -16,6 +18,7 @@ from predictor.api.http.sampling import PROTOCOL_PARAMETERS, parse_sampling
 from predictor.api.open_inference.model_embeddings import EMBEDDING_OUTPUTS, embed_instances, embed_texts
 from predictor.engine.request import Request
 from predictor.errors import InvalidRequest
+from predictor.generation.embedding import check_count
 from predictor.generation.served_models import ServedModels
 from predictor.generation.text import Completion, TextGenerator
 
@@ -91,9 +94,11 @@ class LlamaCppModel(Model):  # type: ignore[misc]
             return await embed_instances(self._models.embedder(self.name), _instances(payload))
         generator = self._models.get(self.name)
         instances = _instances(payload)
-        requests = [
-            await _instance_request(generator, value, f"instances[{i}]") for i, value in enumerate(instances)
-        ]
+        generator.check_count(len(instances))
+        requests = []
+        for i, instance in enumerate(instances):
+            requests.append(await _instance_request(generator, instance, f"instances[{i}]"))
+            await asyncio.sleep(0)  # Each is quick, but not all of them together.
         return {"predictions": [_prediction(c) for c in await generator.complete(requests)]}
 
     async def _predict_v2(self, payload: InferRequest) -> InferResponse:
@@ -102,27 +107,36 @@ class LlamaCppModel(Model):  # type: ignore[misc]
         generator = self._models.get(self.name)
         _check_id(payload)
         _check_outputs(payload, OUTPUTS)
-        prompts, systems = _tensors(payload)
+        prompts, systems = _tensors(payload, generator.check_count)
         params = parse_sampling(
             _plain(payload.parameters), "parameters", default_max_tokens=DEFAULT_MAX_TOKENS
         )
-        requests = []
-        for prompt, system in zip(prompts, systems, strict=True):
-            if system is None:
-                tokens = await generator.tokenize(prompt)
-            else:
-                tokens = await generator.tokenize_chat(_messages(system, prompt))
-            requests.append(Request(payload.id or current_request_id() or "", tokens, params))
+        label = payload.id or current_request_id() or ""
+        requests = [
+            Request(label, tokens, params) for tokens in await _tokens_of_all(generator, prompts, systems)
+        ]
         return _infer_response(payload, self.name, await generator.complete(requests))
 
     async def _embed_v2(self, payload: InferRequest) -> InferResponse:
         _check_id(payload)
         _check_outputs(payload, [output["name"] for output in EMBEDDING_OUTPUTS])
-        texts, systems = _tensors(payload)
+        texts, systems = _tensors(payload, partial(check_count, param="prompt"))
         if any(system is not None for system in systems):
             raise InvalidRequest("an embedding model takes no system message: leave it out", param="system")
         outputs = await embed_texts(self._models.embedder(self.name), texts)
         return _answer(payload, self.name, outputs)
+
+
+async def _tokens_of_all(
+    generator: TextGenerator, prompts: Sequence[str], systems: Sequence[str | None]
+) -> list[tuple[int, ...]]:
+    if all(system is None for system in systems):
+        return await generator.tokenize_all(prompts)
+    tokens = []
+    for prompt, system in zip(prompts, systems, strict=True):
+        tokens.append(await generator.tokenize_chat(_messages(system or "", prompt)))
+        await asyncio.sleep(0)  # Each is quick, but not all of them together.
+    return tokens
 
 
 def _tensor(name: str, datatype: str) -> dict[str, Any]:
@@ -200,8 +214,13 @@ def _prediction(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _tensors(payload: InferRequest) -> tuple[list[str], list[str | None]]:
-    """The prompts and, for each, its system message."""
+def _tensors(payload: InferRequest, check_count: Callable[[int], None]) -> tuple[list[str], list[str | None]]:
+    """The prompts and, for each, its system message.
+
+    Args:
+        payload: the call.
+        check_count: told how many prompts there are, before they are read.
+    """
     inputs = {tensor.name: tensor for tensor in payload.inputs}
     unknown = sorted(inputs.keys() - {"prompt", "system"})
     if unknown:
@@ -210,8 +229,8 @@ def _tensors(payload: InferRequest) -> tuple[list[str], list[str | None]]:
         raise InvalidRequest("an input is given twice: put all its elements into one tensor")
     if "prompt" not in inputs:
         raise InvalidRequest("input prompt is missing: a BYTES tensor of shape [n]", param="prompt")
-    prompts = _texts(inputs["prompt"])
-    systems = _texts(inputs["system"]) if "system" in inputs else []
+    prompts = _texts(inputs["prompt"], check_count)
+    systems = _texts(inputs["system"], check_count) if "system" in inputs else []
     if len(systems) not in (0, 1, len(prompts)):
         raise InvalidRequest(
             f"system has {len(systems)} elements; send one, or one for each of {len(prompts)} prompts",
@@ -222,7 +241,7 @@ def _tensors(payload: InferRequest) -> tuple[list[str], list[str | None]]:
     return prompts, list(systems * len(prompts) if len(systems) == 1 else systems)
 
 
-def _texts(tensor: InferInput) -> list[str]:
+def _texts(tensor: InferInput, check_count: Callable[[int], None]) -> list[str]:
     """The elements of a BYTES tensor of shape [n] or [n, 1]."""
     shape = list(tensor.shape)
     if tensor.datatype != "BYTES":
@@ -231,6 +250,7 @@ def _texts(tensor: InferInput) -> list[str]:
         raise InvalidRequest(
             f"{tensor.name} must have shape [n] with at least one element, not {shape}", param=tensor.name
         )
+    check_count(shape[0])
     try:
         elements = [
             element.decode() if isinstance(element, bytes) else element

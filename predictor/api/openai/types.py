@@ -112,6 +112,12 @@ class CompletionRequest(GenerationRequest):
     suffix: str | None = None
     best_of: Integer | None = None
 
+    @property
+    def prompt_count(self) -> int:
+        """How many prompts there are if `prompt` is well-formed, without a look at more than one of them."""
+        value = self.prompt
+        return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
+
     def prompts(self) -> list[Prompt]:
         """The prompts, each a text or token ids.
 
