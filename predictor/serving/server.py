@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
     from predictor.access.gate import Gate
+    from predictor.api.http.access import OpenRoutes
+    from predictor.serving.lifecycle import OpenServer
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         from predictor.api.http.middleware import current_path, current_request_id
         from predictor.generation.served_models import ServedModels
         from predictor.serving.http_application import mount_protocols
-        from predictor.serving.lifecycle import DrainingModelServer, OpenServer
+        from predictor.serving.lifecycle import DrainingModelServer
 
     add_request_fields(request_id=current_request_id, path=current_path, api_key=current_caller)
     models = ServedModels(load.name, load.adapters, load.count_refused)
@@ -80,9 +82,10 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         publish_and_watch,
         lambda: load.drain(settings.grace_period_seconds),
         http_port=settings.http_port,
+        client_seconds=settings.client_timeout_seconds,
         certificate=plan.certificate,
         grpc_server=partial(_grpc_server, settings, plan, gate) if settings.enable_grpc else None,
-        open_server=OpenServer(OpenRoutes(app), settings.open_port) if settings.open_port else None,
+        open_server=_open_server(settings, OpenRoutes(app)) if settings.open_port else None,
         enable_latency_logging=False,
         workers=1,
     )
@@ -90,6 +93,13 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.set_event_loop(asyncio.new_event_loop())
     server.serve(served)
+
+
+def _open_server(settings: Settings, app: OpenRoutes) -> OpenServer:
+    from predictor.serving.lifecycle import OpenServer
+
+    assert settings.open_port is not None
+    return OpenServer(app, settings.open_port, client_seconds=settings.client_timeout_seconds)
 
 
 def _grpc_server(

@@ -29,8 +29,10 @@ from predictor.api.predict import predict_router
 from predictor.chat.template import ChatTemplate
 from predictor.generation.served_models import ServedModels
 from predictor.generation.text import TextGenerator
+from predictor.serving.http_protocol import use_bounded_protocol
 
 MAX_BODY = 100_000
+CLIENT_SECONDS = 2.0
 TEMPLATE = (
     "{% for m in messages %}"
     "{% if m.role not in ('system', 'user', 'assistant') %}{{ raise_exception('unknown role') }}{% endif %}"
@@ -89,7 +91,9 @@ def scripted() -> Iterator[ScriptedServer]:
     ended: list[str] = []
     _add_test_routes(app, ended)
     install_middleware(app, max_body_bytes=MAX_BODY)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    config = uvicorn.Config(app, "127.0.0.1", 0, log_level="warning")
+    use_bounded_protocol(config, CLIENT_SECONDS)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
