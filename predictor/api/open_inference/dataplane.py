@@ -15,6 +15,8 @@ from kserve.protocol.rest.v2_datamodels import InferenceRequest, RequestInput
 from pydantic import ValidationError
 
 from predictor.api.http.errors import describe_validation
+from predictor.api.http.json_structure import check_structure
+from predictor.api.open_inference.tensor_sizes import check_elements, check_raw_elements
 from predictor.errors import InvalidRequest
 from predictor.generation.served_models import ServedModels
 
@@ -60,6 +62,8 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
             InvalidRequest: the body is not an inference request.
         """
         if not isinstance(body, bytes):
+            for tensor in body.inputs:
+                check_elements(tensor.name, tensor.data)
             return super().decode_inference_request(body, headers, model_name)
         length = headers.get(INFERENCE_CONTENT_LENGTH_HEADER, str(len(body)))
         if not (length.isdecimal() and int(length) <= len(body)):
@@ -67,14 +71,27 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
                 f"{INFERENCE_CONTENT_LENGTH_HEADER} must be the number of bytes of the JSON in front, "
                 f"at most {len(body)}, not {length!r}"
             )
+        check_structure(body[: int(length)])
         try:
-            _BinaryRequest.model_validate_json(body[: int(length)])
+            request = _BinaryRequest.model_validate_json(body[: int(length)])
         except ValidationError as error:
             raise describe_validation(error.errors()) from None
+        _check_tensors(request, body[int(length) :])
         try:
             return InferRequest.from_bytes(body, int(length), model_name)
         except (ValueError, TypeError, OverflowError, InferenceError, struct.error) as error:
             raise InvalidRequest(f"the tensors' data can't be read: {error}") from None
+
+
+def _check_tensors(request: _BinaryRequest, raw: bytes) -> None:
+    """Refuse too many elements, in JSON or in the bytes behind it; where those end, kserve checks."""
+    offset = 0
+    for tensor in request.inputs:
+        check_elements(tensor.name, tensor.data or ())
+        size = (tensor.parameters or {}).get("binary_data_size")
+        if isinstance(size, int) and size > 0 and tensor.data is None:
+            check_raw_elements(tensor.name, raw[offset : offset + size])
+            offset += size
 
 
 class _BinaryInput(RequestInput):  # type: ignore[misc]
