@@ -15,6 +15,7 @@ from kserve.protocol.infer_type import InferInput
 from predictor.api.http.fields import is_unicode
 from predictor.api.http.middleware import current_request_id
 from predictor.api.http.sampling import PROTOCOL_PARAMETERS, parse_sampling
+from predictor.api.http.sizes import MAX_ID
 from predictor.api.open_inference.model_embeddings import EMBEDDING_OUTPUTS, embed_instances, embed_texts
 from predictor.engine.request import Request
 from predictor.errors import InvalidRequest
@@ -287,6 +288,8 @@ def _value(name: str, value: Any) -> Any:
 def _check_id(request: InferRequest) -> None:
     if request.id is not None and not is_unicode(request.id):
         raise InvalidRequest("id must be valid Unicode text, without lone surrogates", param="id")
+    if request.id is not None and len(request.id) > MAX_ID:
+        raise InvalidRequest(f"id must have at most {MAX_ID} characters, not {len(request.id)}", param="id")
 
 
 def _check_outputs(request: InferRequest, known: Collection[str]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import CLIENT_SECONDS
 from scripted_engine import FOREVER, say
 
 from predictor.engine.request import Delta
 from predictor.serving.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS
 
+CLIENT_SECONDS = 2.0
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
 
@@ -26,6 +26,11 @@ def request(
     content = b"" if body is None else json.dumps(body).encode()
     length = f"Content-Length: {len(content)}\r\nContent-Type: application/json\r\n" if content else ""
     return f"{method} {path} HTTP/{version}\r\nHost: x\r\n{headers}{length}\r\n".encode() + content
+
+
+@pytest.fixture
+def client_seconds() -> float:
+    return CLIENT_SECONDS
 
 
 @pytest.fixture
