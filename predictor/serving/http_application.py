@@ -38,6 +38,7 @@ def mount_protocols(
     """
     # kserve reads the command line when it is imported, so the caller decides when that is.
     from predictor.api.open_inference.model import LlamaCppModel
+    from predictor.api.open_inference.triton import triton_router
 
     install_error_handlers(app)
     for prefix in ("/v1", "/openai/v1"):
@@ -46,6 +47,7 @@ def mount_protocols(
     for router in (
         generate_router(models),
         predict_router(models),
+        triton_router(models),
         unserved_router(),
         closed_repository_router(),
     ):

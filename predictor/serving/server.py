@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from predictor.access.gate import Gate
     from predictor.api.http.access import OpenRoutes
+    from predictor.generation.served_models import ServedModels
     from predictor.serving.lifecycle import OpenServer
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         http_port=settings.http_port,
         client_seconds=settings.client_timeout_seconds,
         certificate=plan.certificate,
-        grpc_server=partial(_grpc_server, settings, plan, gate) if settings.enable_grpc else None,
+        grpc_server=partial(_grpc_server, settings, plan, models, gate) if settings.enable_grpc else None,
         open_server=_open_server(settings, OpenRoutes(app)) if settings.open_port else None,
         enable_latency_logging=False,
         workers=1,
@@ -105,6 +106,7 @@ def _open_server(settings: Settings, app: OpenRoutes) -> OpenServer:
 def _grpc_server(
     settings: Settings,
     plan: StartupPlan,
+    models: ServedModels,
     gate: Gate | None,
     dataplane: DataPlane,
     repository: ModelRepositoryExtension,
@@ -117,6 +119,7 @@ def _grpc_server(
         settings.grpc_port,
         dataplane,
         repository,
+        models=models,
         interceptors=[ServingInterceptor(gate, open_routes=settings.open_port is None)],
         max_message_bytes=settings.max_body_bytes,
         certificate=plan.certificate,
