@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import kserve
@@ -19,6 +20,8 @@ from predictor.api.http.json_structure import check_structure
 from predictor.api.open_inference.tensor_sizes import check_elements, check_raw_elements
 from predictor.errors import InvalidRequest
 from predictor.generation.served_models import ServedModels
+
+_CLOUD_EVENT = frozenset({"specversion", "id", "source", "type", "data"})
 
 
 class ServingDataPlane(DataPlane):  # type: ignore[misc]
@@ -49,6 +52,16 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
         if disable_predictor_health_check and not ready:
             self._models.get(model_name)
         return ready
+
+    def decode_cloudevent(self, body: Any) -> tuple[Any, dict[str, Any]]:
+        """The data of a body that is a CloudEvent, and its attributes; any other body as it is.
+
+        kserve knows an event by its `time` among others, which the specification makes optional.
+        """
+        if isinstance(body, dict) and body.keys() >= _CLOUD_EVENT and "time" not in body:
+            body = {**body, "time": datetime.now(UTC).isoformat()}
+        decoded: tuple[Any, dict[str, Any]] = super().decode_cloudevent(body)
+        return decoded
 
     def decode_inference_request(
         self, body: bytes | InferenceRequest, headers: Mapping[str, str], model_name: str
