@@ -13,9 +13,9 @@ import numpy as np
 from predictor.errors import InvalidRequest
 
 MAX_VALUES = 500_000
-"""Elements and members altogether: as many as there are commas and opening brackets."""
-MAX_NAMES = 100_000
-"""Members of objects altogether: reading one costs ten times as much as an element of a list."""
+"""Elements of lists and members of objects altogether: as many as there are commas."""
+MAX_NAMES = MAX_LISTS = 65_536
+"""Members of objects, and lists with objects: reading one costs ten times as much as an element of a list."""
 MAX_DEPTH = 256
 
 _SLICE = 1 << 18
@@ -39,17 +39,23 @@ def check_structure(text: bytes) -> None:
         InvalidRequest: reading it would take too long.
     """
     opening = text.count(b"[") + text.count(b"{")
-    if opening <= MAX_DEPTH and text.count(b",") + opening <= MAX_VALUES and text.count(b":") <= MAX_NAMES:
+    if (
+        opening <= min(MAX_DEPTH, MAX_LISTS)
+        and text.count(b",") <= MAX_VALUES
+        and text.count(b":") <= MAX_NAMES
+    ):
         return
-    values = names = depth = 0
+    values = names = lists = depth = 0
     for outside in _outside_strings(text):
         counts = np.bincount(outside, minlength=256)
-        values += int(counts[ord(",")] + counts[ord("[")] + counts[ord("{")])
+        values += int(counts[ord(",")])
+        lists += int(counts[ord("[")] + counts[ord("{")])
         names += int(counts[ord(":")])
         depths = depth + np.cumsum(_STEPS[outside], dtype=np.int32)
         depth = int(depths[-1]) if len(depths) else depth
         _check("values", values, MAX_VALUES)
         _check("members of objects", names, MAX_NAMES)
+        _check("lists and objects", lists, MAX_LISTS)
         _check("brackets inside each other", int(depths.max(initial=0)), MAX_DEPTH)
 
 

@@ -11,8 +11,8 @@ from predictor.api.http.fields import Text
 
 MAX_STOP_CHARACTERS = 16 * 1024
 """Of all stop strings together: each is looked for behind every token."""
-MAX_BIASES = 256 * 1024
-"""Entries of `logit_bias`, for all answers of a call together; the largest vocabularies have as many."""
+MAX_BIASES = 64 * 1024
+"""Entries of `logit_bias`, for all answers of a call together."""
 MAX_STOP_STRINGS = 256
 MAX_ID = 256
 

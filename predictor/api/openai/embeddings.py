@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from starlette.responses import Response
 
 from predictor.api.http.fields import Text, is_unicode
@@ -60,7 +60,7 @@ class RerankRequest(BaseModel):
 
     model: str
     query: Annotated[Text, Field(min_length=1)]
-    documents: Annotated[list[Text | TextDocument], Field(min_length=1, max_length=MAX_TEXTS)]
+    documents: Annotated[list[Text | TextDocument], FailFast(), Field(min_length=1, max_length=MAX_TEXTS)]
     top_n: Annotated[int | None, Field(ge=1)] = None
     return_documents: bool | None = None
 

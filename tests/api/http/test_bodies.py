@@ -116,22 +116,23 @@ VALUES = st.recursive(
 )
 
 
-def count(value: Any) -> tuple[int, int, int]:
-    """Commas with opening brackets, members of objects, and depth of a JSON value."""
+def count(value: Any) -> tuple[int, int, int, int]:
+    """Commas, members of objects, lists with objects, and depth of a JSON value."""
     if not isinstance(value, list | dict):
-        return 0, 0, 0
+        return 0, 0, 0, 0
     parts = [count(part) for part in (value.values() if isinstance(value, dict) else value)]
-    values, names, depths = zip(*parts, strict=True) if parts else ((), (), ())
+    values, names, lists, depths = zip(*parts, strict=True) if parts else ((), (), (), ())
     own = len(value) if isinstance(value, dict) else 0
-    return 1 + max(0, len(value) - 1) + sum(values), own + sum(names), 1 + max(depths, default=0)
+    commas = max(0, len(value) - 1)
+    return commas + sum(values), own + sum(names), 1 + sum(lists), 1 + max(depths, default=0)
 
 
 @given(VALUES, st.integers(3, 50))
 def test_structure_is_counted_outside_of_strings(value: Any, size: int) -> None:
-    values, names, depth = count(value)
+    values, names, lists, depth = count(value)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_structure, "_SLICE", size)
-        limits = {"MAX_VALUES": values, "MAX_NAMES": names, "MAX_DEPTH": depth}
+        limits = {"MAX_VALUES": values, "MAX_NAMES": names, "MAX_LISTS": lists, "MAX_DEPTH": depth}
         for name, most in limits.items():
             patch.setattr(json_structure, name, most)
         check_structure(json.dumps(value).encode())

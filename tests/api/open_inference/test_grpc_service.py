@@ -17,7 +17,6 @@ from kserve import ModelRepository
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from scripted_engine import FOREVER, ScriptedEngine, say
-from server_process import free_port
 
 from predictor.api.open_inference import triton_pb2 as triton
 from predictor.api.open_inference.dataplane import ServingDataPlane
@@ -30,6 +29,7 @@ from predictor.generation.served_models import ServedModels
 from predictor.generation.text import TextGenerator
 from predictor.serving.grpc_server import ServingGRPCServer
 from predictor.serving.lifecycle import ClosedRepository
+from scripts.free_ports import free_port
 
 
 @dataclass
