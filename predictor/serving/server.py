@@ -76,7 +76,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
     async def publish_and_watch() -> None:
         models.publish(await load.wait())
         load.record_start()
-        # What was imported stays for good; collections, which hold up the loop, needn't look through it each time.
+        # What was imported stays for good: collections hold up the loop, and needn't go through it each time.
         gc.collect()
         gc.freeze()
         logger.info("model %r is ready on port %d", load.name, settings.http_port)
