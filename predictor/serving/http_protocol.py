@@ -77,10 +77,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._refused:
-            return
-        if self._is_answering():
+        if self._ahead or self._is_answering():
             self._keep(data)
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        if self._refused:
             return
         begun, pieces = self._begun, self._body_pieces
         try:
@@ -122,6 +125,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         lines = [b"%s %s HTTP/%s" % (self.scope["method"].encode(), self.url, version)]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
         self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
@@ -194,9 +198,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _read_ahead(self) -> None:
+        if self._is_answering() or self.transport.is_closing():
+            return
         data, self._ahead, self._ahead_bytes = b"".join(self._ahead), [], 0
-        if data and not self.transport.is_closing():
-            self.data_received(data)
+        self.flow.resume_reading()
+        self._take(data)
 
     def _refuse(self, refusal: _RefusedError) -> None:
         """Answer by ourselves and read on for a while: a client that is still sending would lose it."""

@@ -25,7 +25,7 @@ from worst_values import CONTROL, KINDS
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3 * PATIENCE)]
 
-EXAMPLES = 400
+EXAMPLES = 300
 SIZE = 8 * 2**20 - 4096
 MOST_SECONDS = 0.25  # of CPU time outside of decoding, in one gap
 MOST_MIB = 1024  # beside what the server takes at rest
