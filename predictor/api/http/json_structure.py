@@ -53,10 +53,10 @@ def check_structure(text: bytes) -> None:
         names += int(counts[ord(":")])
         depths = depth + np.cumsum(_STEPS[outside], dtype=np.int32)
         depth = int(depths[-1]) if len(depths) else depth
+        _check("brackets inside each other", int(depths.max(initial=0)), MAX_DEPTH)
         _check("values", values, MAX_VALUES)
         _check("members of objects", names, MAX_NAMES)
         _check("lists and objects", lists, MAX_LISTS)
-        _check("brackets inside each other", int(depths.max(initial=0)), MAX_DEPTH)
 
 
 def _outside_strings(text: bytes) -> Iterator[_Bytes]:

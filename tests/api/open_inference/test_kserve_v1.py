@@ -147,10 +147,11 @@ def test_an_unknown_model(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
-@pytest.mark.parametrize("body", [b"", b"nonsense", b'{"instances": [', b"\xff\xfe{}", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"nonsense", b'{"instances": [', b"\xff\xfe{}", b"[" * 200])
 def test_a_body_that_is_not_json(server: Server, body: bytes, kind: str) -> None:
     message = refused(server, body, kind)
     assert "not valid JSON" in message or "Unrecognized request format" in message
+    assert "brackets inside each other" in refused(server, b"[" * 100_000, kind)
 
 
 @pytest.mark.parametrize(

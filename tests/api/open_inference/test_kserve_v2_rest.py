@@ -219,7 +219,7 @@ def test_a_plain_curl_needs_no_content_type(server: Server) -> None:
         ({"inputs": [prompt_input(shape=[-1])]}, "must have shape [n]"),
         ({"inputs": [prompt_input(shape=[1, 2], data=["a", "b"])]}, "must have shape [n]"),
         ({"inputs": [prompt_input(shape=[2])]}, "prompt can't be read as 2 texts"),
-        ({"inputs": [prompt_input(shape=[10**30])]}, "prompt can't be read"),
+        ({"inputs": [prompt_input(shape=[10**30])]}, "at most 272 fit"),
         ({"inputs": [prompt_input(data=[1])]}, "prompt must hold text"),
         ({"inputs": [prompt_input(data=[None])]}, "prompt must hold text"),
         ({"inputs": [prompt_input(shape=[2], data=[["a"], ["b", "c"]])]}, "prompt must hold text"),
@@ -230,8 +230,8 @@ def test_a_plain_curl_needs_no_content_type(server: Server) -> None:
         ({"parameters": {"top_k": -1}}, "top_k must be between 0 and"),
         ({"outputs": [{"name": "logits"}]}, "unknown output 'logits'"),
         ({"inputs": [prompt_input(data=["word " * 5000])]}, "the prompt has 5001 tokens"),
-        ({"inputs": [prompt_input(data=["\ud800"])]}, "prompt must hold text"),
-        ({"id": "\ud800"}, "id must be valid Unicode"),
+        ({"inputs": [prompt_input(data=["\ud800"])]}, "hex escape"),
+        ({"id": "\ud800"}, "hex escape"),
     ],
 )
 def test_bad_requests(server: Server, change: dict[str, Any], expected: str) -> None:
@@ -245,7 +245,7 @@ def test_bad_requests(server: Server, change: dict[str, Any], expected: str) -> 
         (b"", "JSON"),
         (b"nonsense", "not valid JSON"),
         (b'{"inputs": [', "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
+        (b"[" * 100_000, "brackets inside each other"),
         (b"[]", "must be"),
         (b"{}", "inputs is missing"),
         (b'{"inputs": {}}', "inputs: must be"),
