@@ -124,6 +124,15 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[
         Count, Field(description="Largest request body accepted."), Shown(NETWORK, "bytes")
     ] = 8 * 1024 * 1024
+    client_timeout_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="How long a client may take to send a whole HTTP request, and how long it may leave "
+            "what it was sent unread; then its connection is closed.",
+        ),
+        Shown(NETWORK, "seconds"),
+    ] = 60
     grace_period_seconds: Annotated[
         int,
         Field(

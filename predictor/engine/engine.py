@@ -40,6 +40,9 @@ from predictor.errors import (
 
 logger = logging.getLogger(__name__)
 
+# How long `close` waits for who works with the vocabulary.
+HOLD_SECONDS = 2
+
 
 class Engine:
     """Runs many sequences on one model at once.
@@ -131,6 +134,14 @@ class Engine:
         """See `Model.markers`."""
         return self.model.markers(source)
 
+    def check_count(self, requests: int) -> None:
+        """Refuse more requests than can ever be taken together; see `RequestChecks.check_count`."""
+        self._checks.check_count(requests)
+
+    def check_length(self, characters: int, param: str) -> None:
+        """Refuse a text that can't fit whatever its tokens are; see `RequestChecks.check_length`."""
+        self._checks.check_length(characters, param)
+
     def tokenize_pair(self, query: str, document: str) -> list[int]:
         """Token ids of a query and a document for a reranker; see `pair_tokens`."""
         return pair_tokens(self.model, query, document)
@@ -207,16 +218,23 @@ class Engine:
         self._tell()
 
     def close(self) -> None:
-        """Abort and free everything, once nobody holds the vocabulary; nobody may use the engine any more."""
+        """Abort and free everything, once nobody holds the vocabulary; nobody may use the engine any more.
+
+        Where somebody holds it for long, the model isn't freed: the process is about to end anyway.
+        """
         self.abort()
         self._thread.join()
         with self._wake:
             self._closed = True
-            self._wake.wait_for(lambda: not self._vocabulary_users)
-        self.model.close()
+            unused = self._wake.wait_for(lambda: not self._vocabulary_users, HOLD_SECONDS)
+        if unused:
+            self.model.close()
+        else:
+            logger.warning("a text or a grammar still uses the vocabulary, so the model stays in memory")
 
     def _admit(self, requests: Collection[Request]) -> list[Job]:
-        for request in requests:
+        # The choices of one prompt share it, and a long one must not be checked for each of them.
+        for request in {(id(request.prompt), request.adapter): request for request in requests}.values():
             self._checks.check(request)
         self._reserve_places(len(requests))
         jobs: list[Job] = []
@@ -230,9 +248,8 @@ class Engine:
         return jobs
 
     def _reserve_places(self, count: int) -> None:
-        places = self.config.max_sequences + self.config.max_queue
-        if count > places:
-            raise InvalidRequest(f"{count} prompts in one call, but at most {places} fit: split the call")
+        self._checks.check_count(count)
+        places = self._checks.places
         with self._wake:
             if self._draining:
                 raise NotReady("the server is shutting down; send the request to another replica")

@@ -14,19 +14,24 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
+from predictor.background import BackgroundThreads, stop_if_abandoned
 from predictor.chat.template import ChatTemplate, plain_messages
 from predictor.chat.tools import Tool, for_template, shows_tools
 from predictor.chat.turns import own_text, weaknesses
 from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
 from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
-from predictor.errors import InvalidRequest, NoChatTemplate
+from predictor.errors import InvalidRequest, NoChatTemplate, PromptTooLong
 from predictor.structured.compiler import ConstraintCompiler
 
 Message = Mapping[str, Any]
 
 # Longer texts are tokenized on another thread, so that the event loop keeps serving: about a millisecond.
 QUICK_CHARACTERS = 4096
+_CHARACTERS_OF_OTHERS = 64  # what a message, a call or a tool counts for beside its text
+
+# For all models of the process, since all share its cores.
+long_texts = BackgroundThreads("tokenizing", threads=2, most_waiting=256)
 
 
 class RequestStream(Protocol):
@@ -44,7 +49,11 @@ class TextEngine(Protocol):
     """The part of `predictor.engine.Engine` that text generation needs."""
 
     @property
-    def context_tokens(self) -> int: ...
+    def max_sequence_tokens(self) -> int: ...
+
+    def check_count(self, requests: int) -> None: ...
+
+    def check_length(self, characters: int, param: str) -> None: ...
 
     def tokenize_segments(
         self, segments: Sequence[Segment], *, add_special: bool, markers: frozenset[int] = frozenset()
@@ -123,17 +132,37 @@ class TextGenerator:
         tokenize = functools.partial(self.engine.tokenize_segments, add_special=False, markers=self._markers)
         return list(weaknesses(self.template, tokenize))
 
+    def check_count(self, requests: int) -> None:
+        """Refuse a call that makes more requests than the engine ever takes, before anything is done for it.
+
+        Raises:
+            InvalidRequest: it makes too many.
+        """
+        self.engine.check_count(requests)
+
     async def tokenize(self, prompt: str) -> tuple[int, ...]:
         """Tokens of a plain prompt, with the model's BOS token where it wants one.
 
         Whoever writes the whole prompt writes its control tokens, too.
 
         Raises:
-            InvalidRequest: the prompt is empty.
+            InvalidRequest: the prompt is empty, or too long whatever its tokens are.
         """
-        if not prompt:
+        (tokens,) = await self.tokenize_all([prompt])
+        return tokens
+
+    async def tokenize_all(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Tokens of several plain prompts, in their order.
+
+        Raises:
+            InvalidRequest: there are too many, or one is empty or too long whatever its tokens are.
+        """
+        self.check_count(len(prompts))
+        if not all(prompts):
             raise InvalidRequest("the prompt is empty; send at least one character", param="prompt")
-        return await self._tokens([Segment(prompt, True)], add_special=True)
+        if sum(map(len, prompts)) <= QUICK_CHARACTERS:
+            return [self._tokens([Segment(prompt, True)], add_special=True) for prompt in prompts]
+        return await long_texts.run(self._tokens_of_all, prompts)
 
     async def tokenize_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
         """Tokens of a conversation, rendered with the model's chat template.
@@ -145,7 +174,7 @@ class TextGenerator:
             tools: shown to the model, by its template or in the system message.
 
         Raises:
-            InvalidRequest: there are no messages, or the template refuses them.
+            InvalidRequest: there are no messages, more than can fit, or the template refuses them.
             NoChatTemplate: the model has no template.
         """
         if not messages:
@@ -155,23 +184,48 @@ class TextGenerator:
                 f"model {self.name!r} has no chat template in its GGUF: send a plain prompt instead, "
                 "or start the server with --chat-template FILE"
             )
-        native = shows_tools(self.template.source)
-        prompt = self.template.render(
+        most = self.engine.max_sequence_tokens
+        if len(messages) > most:
+            raise PromptTooLong(
+                f"messages has {len(messages)} entries, but the context holds {most} tokens: send fewer",
+                param="messages",
+            )
+        characters = sum(map(_characters, messages))
+        others = len(messages) + len(tools) + sum(map(_calls, messages))
+        if characters + _CHARACTERS_OF_OTHERS * others <= QUICK_CHARACTERS:
+            return self._tokens_of_chat(self.template, messages, tools)
+        return await long_texts.run(self._tokens_of_long_chat, self.template, messages, tools, characters)
+
+    def _tokens_of_long_chat(
+        self, template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Tool], characters: int
+    ) -> tuple[int, ...]:
+        with self.engine.hold_vocabulary():
+            self.engine.check_length(characters, "messages")
+            return self._tokens_of_chat(template, messages, tools)
+
+    def _tokens_of_chat(
+        self, template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> tuple[int, ...]:
+        native = shows_tools(template.source)
+        prompt = template.render(
             for_template(plain_messages(messages), tools, shows_tools=native),
             tools=[tool.definition for tool in tools] if native else None,
         )
         # A template writes the BOS token itself, so the tokenizer must not add a second one.
-        add_special = not self.template.writes_bos(prompt)
+        add_special = not template.writes_bos(prompt)
         segments = (Segment(prompt.text, True),) if self.trust_message_tokens else prompt.segments
-        return await self._tokens(segments, add_special=add_special)
+        return self._tokens(segments, add_special=add_special)
 
-    async def _tokens(self, segments: Sequence[Segment], *, add_special: bool) -> tuple[int, ...]:
-        tokenize = functools.partial(
-            self.engine.tokenize_segments, segments, add_special=add_special, markers=self._markers
-        )
-        if sum(len(segment.text) for segment in segments) <= QUICK_CHARACTERS:
-            return tuple(tokenize())
-        return tuple(await asyncio.to_thread(tokenize))
+    def _tokens_of_all(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        with self.engine.hold_vocabulary():
+            for prompt in prompts:
+                self.engine.check_length(len(prompt), "prompt")
+            return [self._tokens([Segment(prompt, True)], add_special=True) for prompt in prompts]
+
+    def _tokens(self, segments: Sequence[Segment], *, add_special: bool) -> tuple[int, ...]:
+        stop_if_abandoned()
+        tokens = self.engine.tokenize_segments(segments, add_special=add_special, markers=self._markers)
+        return tuple(tokens)
 
     def submit(self, requests: Sequence[Request]) -> Sequence[RequestStream]:
         """Start the requests together: all are admitted or none.
@@ -199,6 +253,23 @@ class TextGenerator:
         finally:
             for stream in streams:
                 stream.cancel()
+
+
+def _characters(message: Message) -> int:
+    """How long a message's content is at least; it may be malformed."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(content, list):  # parts come on lines of their own
+        texts = (part.get("text") for part in content if isinstance(part, Mapping))
+        return len(content) + sum(len(text) for text in texts if isinstance(text, str))
+    return len(content) if isinstance(content, str) else 0
+
+
+def _calls(message: Message) -> int:
+    """How many calls a message has; one whose arguments are long counts for more."""
+    calls = message.get("tool_calls") if isinstance(message, Mapping) else None
+    return (
+        sum(1 + len(str(call)) // _CHARACTERS_OF_OTHERS for call in calls) if isinstance(calls, list) else 0
+    )
 
 
 async def collect(stream: RequestStream, prompt_tokens: int) -> Completion:

@@ -29,8 +29,8 @@ from predictor.api.predict import predict_router
 from predictor.chat.template import ChatTemplate
 from predictor.generation.served_models import ServedModels
 from predictor.generation.text import TextGenerator
+from predictor.serving.http_protocol import use_bounded_protocol
 
-MAX_BODY = 100_000
 TEMPLATE = (
     "{% for m in messages %}"
     "{% if m.role not in ('system', 'user', 'assistant') %}{{ raise_exception('unknown role') }}{% endif %}"
@@ -72,7 +72,19 @@ def ask(client: openai.OpenAI, server: Server, request: pytest.FixtureRequest) -
 
 
 @pytest.fixture
-def scripted() -> Iterator[ScriptedServer]:
+def max_body() -> int:
+    """Largest body that the scripted server takes; modules may have their own."""
+    return 100_000
+
+
+@pytest.fixture
+def client_seconds() -> float:
+    """How long the scripted server waits for its clients; modules may have their own."""
+    return 60
+
+
+@pytest.fixture
+def scripted(max_body: int, client_seconds: float) -> Iterator[ScriptedServer]:
     engine = ScriptedEngine(scripts=[say("Hel", "lo")])
     models = ServedModels("tiny")
     models.publish(TextGenerator("tiny", engine, ChatTemplate(TEMPLATE, "", "")))
@@ -88,8 +100,10 @@ def scripted() -> Iterator[ScriptedServer]:
     install_page(app)
     ended: list[str] = []
     _add_test_routes(app, ended)
-    install_middleware(app, max_body_bytes=MAX_BODY)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    install_middleware(app, max_body_bytes=max_body)
+    config = uvicorn.Config(app, "127.0.0.1", 0, log_level="warning")
+    use_bounded_protocol(config, client_seconds)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from predictor.api.http.errors import describe_validation
 from predictor.api.http.fields import Integer, is_unicode
+from predictor.api.http.sizes import check_biases, check_stop_strings
 from predictor.engine.request import SamplingParams
 from predictor.errors import InvalidRequest
 
@@ -34,6 +35,7 @@ def _stop_strings(value: Any) -> Any:
         return None
     if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
         raise ValueError("must be a string or a list of strings")
+    check_stop_strings(strings)
     if not all(is_unicode(text) for text in strings):
         raise ValueError("must be valid Unicode text")
     return strings
@@ -44,12 +46,13 @@ def _token_biases(value: Any) -> Any:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             value = None
         if value is None:
             raise ValueError("must be a JSON object of token ids to numbers")
     if not isinstance(value, Mapping):
         return value
+    check_biases(value)
     try:
         return {int(token): bias for token, bias in value.items()}
     except ValueError:

@@ -31,6 +31,7 @@ async def chat_completion(generator: TextGenerator, body: ChatCompletionRequest)
     Raises:
         PredictorError: the request can't be served.
     """
+    generator.check_count(body.choices)
     params = body.params()
     form = await read_output_form(body, generator.constraints)
     prompt = await generator.tokenize_chat(body.messages, form.tools)

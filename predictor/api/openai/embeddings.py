@@ -12,17 +12,14 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from starlette.responses import Response
 
 from predictor.api.http.fields import Text, is_unicode
 from predictor.api.http.middleware import current_request_id
 from predictor.errors import InvalidRequest
-from predictor.generation.embedding import Embedding, TextEmbedder
+from predictor.generation.embedding import MAX_TEXTS, Embedding, TextEmbedder, check_count
 from predictor.generation.served_models import ServedModels
-
-MAX_INPUTS = 2048
-"""OpenAI's own limit."""
 
 
 class EmbeddingsRequest(BaseModel):
@@ -46,8 +43,7 @@ class EmbeddingsRequest(BaseModel):
         items = [value] if single else value
         if not isinstance(items, list) or not items:
             raise _bad_input()
-        if len(items) > MAX_INPUTS:
-            raise InvalidRequest(f"input has {len(items)} texts, at most {MAX_INPUTS} fit", param="input")
+        check_count(len(items), "input")
         return [_one_input(item) for item in items]
 
 
@@ -64,7 +60,7 @@ class RerankRequest(BaseModel):
 
     model: str
     query: Annotated[Text, Field(min_length=1)]
-    documents: Annotated[list[Text | TextDocument], Field(min_length=1, max_length=MAX_INPUTS)]
+    documents: Annotated[list[Text | TextDocument], FailFast(), Field(min_length=1, max_length=MAX_TEXTS)]
     top_n: Annotated[int | None, Field(ge=1)] = None
     return_documents: bool | None = None
 
@@ -89,7 +85,9 @@ def embeddings_router(models: ServedModels) -> APIRouter:
 
 
 async def _embed(embedder: TextEmbedder, body: EmbeddingsRequest) -> dict[str, Any]:
-    inputs = [await embedder.tokenize(item) if isinstance(item, str) else item for item in body.inputs()]
+    items = body.inputs()
+    tokens = iter(await embedder.tokenize_all([item for item in items if isinstance(item, str)]))
+    inputs = [next(tokens) if isinstance(item, str) else item for item in items]
     results = await embedder.embed(inputs, _request_id())
     size = len(results[0].vector)
     if body.dimensions not in (None, size):

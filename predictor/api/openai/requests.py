@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from predictor.api.http.middleware import current_request_id
+from predictor.api.http.sizes import MAX_BIASES
 from predictor.engine.request import MAX_SEED, Request, SamplingParams
+from predictor.errors import InvalidRequest
 from predictor.structured.compiler import MakeConstraint
 
 
@@ -17,11 +19,22 @@ def engine_requests(
     choices: int,
     make_constraint: MakeConstraint | None,
 ) -> list[Request]:
-    """One engine request per choice, prompt by prompt. Choices of one prompt get different seeds."""
+    """One engine request per choice, prompt by prompt. Choices of one prompt get different seeds.
+
+    Raises:
+        InvalidRequest: there are too many biases for so many choices.
+    """
+    answers = len(prompts) * choices
+    if len(params.logit_bias) * answers > MAX_BIASES:
+        raise InvalidRequest(
+            f"logit_bias has {len(params.logit_bias)} entries for each of {answers} answers, and at "
+            f"most {MAX_BIASES} fit together: send fewer, or split the call",
+            param="logit_bias",
+        )
     label = current_request_id() or uuid.uuid4().hex
     return [
         Request(
-            f"{label}-{i}-{k}" if len(prompts) * choices > 1 else label,
+            f"{label}-{i}-{k}" if answers > 1 else label,
             prompt,
             _for_choice(params, k),
             make_constraint() if make_constraint else None,

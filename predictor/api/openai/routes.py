@@ -53,9 +53,11 @@ def openai_router(models: ServedModels) -> APIRouter:
 
 
 async def _complete(generator: TextGenerator, body: CompletionRequest) -> Response:
+    generator.check_count(body.prompt_count * body.choices)
     params = body.params()
     texts = body.prompts()
-    prompts = [await generator.tokenize(text) if isinstance(text, str) else text for text in texts]
+    tokens = iter(await generator.tokenize_all([text for text in texts if isinstance(text, str)]))
+    prompts = [next(tokens) if isinstance(text, str) else text for text in texts]
     echoes = _echoes(texts, body)
     make_constraint = await read_grammar(body.grammar, generator.constraints)
     requests = engine_requests(prompts, params, body.choices, make_constraint)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from predictor.api.http.fields import Integer, Text, is_unicode
 from predictor.api.http.sampling import SamplingFields
@@ -64,7 +64,7 @@ class GenerationRequest(SamplingFields):
 class ChatCompletionRequest(GenerationRequest):
     """Body of `POST /v1/chat/completions`."""
 
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], FailFast()]
     max_completion_tokens: Integer | None = None
     logprobs: bool | None = None
     top_logprobs: Integer | None = None
@@ -111,6 +111,12 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = None
     suffix: str | None = None
     best_of: Integer | None = None
+
+    @property
+    def prompt_count(self) -> int:
+        """How many prompts there are if `prompt` is well-formed, without a look at more than one of them."""
+        value = self.prompt
+        return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
 
     def prompts(self) -> list[Prompt]:
         """The prompts, each a text or token ids.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,17 @@ class Model(Owner):
             address=self._vocab,
             tokenize_address=function.value or 0,
         )
+
+    @cached_property
+    def longest_token(self) -> int | None:
+        """Most bytes of text that one token stands for; None where whole stretches of text can become one.
+
+        The first use reads the vocabulary.
+        """
+        if lib.llama_vocab_type(self._vocab) not in (lib.LLAMA_VOCAB_TYPE_SPM, lib.LLAMA_VOCAB_TYPE_BPE):
+            return None
+        names = (len(lib.llama_vocab_get_text(self._vocab, token)) for token in range(self.n_vocab))
+        return max(1, *names)
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""
