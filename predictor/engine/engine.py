@@ -238,7 +238,8 @@ class Engine:
     def _new_job(self, request: Request) -> Job:
         params = request.params
         room = self.max_sequence_tokens - len(request.prompt)
-        most = 0 if self.config.pooling is not None else min(params.max_tokens or room, room)
+        wanted = room if params.max_tokens is None else min(params.max_tokens, room)
+        most = 0 if self.config.pooling is not None else wanted
         sequence = Sequence(request, most)
         sampler = Sampler(self.model, params, request.prompt)
         stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell([(job, False)]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,27 @@ def gbnf_grammar(text: str, param: str) -> Grammar:
         raise InvalidRequest(f"{param} can't be read as GBNF: {reason}", param=param) from None
 
 
+def choice_grammar(choices: Sequence[str], param: str) -> Grammar:
+    """One of some texts.
+
+    Raises:
+        InvalidRequest: they are too long.
+    """
+    options = " | ".join(json.dumps(text) for text in dict.fromkeys(choices))
+    return Grammar(f"start: {options}", param, len(options) > _CHEAP_CHARACTERS)
+
+
+def regex_grammar(pattern: str, param: str) -> Grammar:
+    """What a regular expression matches as a whole, in the syntax of Rust's `regex` crate.
+
+    Raises:
+        InvalidRequest: it is too long.
+    """
+    anchored = _ANCHORS.sub("", pattern) or "()"
+    one_line = anchored.replace("\n", "\\n").replace("\r", "\\r")
+    return Grammar(f"start: /{_SLASH.sub(_escaped_slash, one_line)}/", param, is_costly=True)
+
+
 def is_costly(schema: Any) -> bool:
     """Whether compiling a schema might take long: certainly not for what most requests send."""
     references = 0
@@ -134,6 +155,15 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(item, Mapping):
             yield from item.items()
         waiting.extend(_inner(item))
+
+
+# A match is always of the whole answer, which other servers' users say by anchors.
+_ANCHORS = re.compile(r"\A\^|(?<!\\)\$\Z")
+_SLASH = re.compile(r"\\.|/", re.DOTALL)
+
+
+def _escaped_slash(match: re.Match[str]) -> str:
+    return "\\/" if match[0] == "/" else match[0]
 
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)

@@ -37,7 +37,7 @@ async def chat_completion(generator: TextGenerator, body: ChatCompletionRequest)
     requests = engine_requests([prompt], params, body.choices, form.make_constraint)
     readers = [ToolCallReader() if form.tools else None for _ in requests]
     if body.stream:
-        envelope = Envelope.new("chatcmpl", "chat.completion.chunk", body.model)
+        envelope = Envelope.new("chatcmpl", "chat.completion.chunk", generator.name)
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
         streams = generator.submit(requests)
         choices = [_StreamedChoice(i, writer, r, bool(body.logprobs)) for i, r in enumerate(readers)]
@@ -48,7 +48,7 @@ async def chat_completion(generator: TextGenerator, body: ChatCompletionRequest)
         _choice(i, result, reader, bool(body.logprobs))
         for i, (result, reader) in enumerate(zip(results, readers, strict=True))
     ]
-    envelope = Envelope.new("chatcmpl", "chat.completion", body.model)
+    envelope = Envelope.new("chatcmpl", "chat.completion", generator.name)
     answer = envelope.whole(whole, Usage.of(results, body.choices))
     return Response(orjson.dumps(answer), media_type="application/json")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from predictor.api.http.middleware import current_request_id
-from predictor.engine.request import MAX_SEED, Request, SamplingParams
+from predictor.engine.request import SEEDS, Request, SamplingParams
 from predictor.structured.compiler import MakeConstraint
 
 
@@ -34,4 +34,4 @@ def engine_requests(
 def _for_choice(params: SamplingParams, choice: int) -> SamplingParams:
     if params.seed is None or choice == 0:
         return params
-    return replace(params, seed=(params.seed + choice) % (MAX_SEED + 1))
+    return replace(params, seed=(params.seed + choice) % SEEDS)

@@ -15,9 +15,9 @@ from starlette.responses import Response
 
 from predictor.api.http.errors import openai_error
 from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
+from predictor.api.openai.answer_form import read_answer_form
 from predictor.api.openai.answers import ChunkWriter, Envelope, TextLogprobs, Usage, wants_chunk
 from predictor.api.openai.chat import chat_completion
-from predictor.api.openai.output import read_grammar
 from predictor.api.openai.requests import engine_requests
 from predictor.api.openai.types import ChatCompletionRequest, CompletionRequest, Prompt
 from predictor.errors import InvalidRequest
@@ -57,9 +57,10 @@ async def _complete(generator: TextGenerator, body: CompletionRequest) -> Respon
     texts = body.prompts()
     prompts = [await generator.tokenize(text) if isinstance(text, str) else text for text in texts]
     echoes = _echoes(texts, body)
-    make_constraint = await read_grammar(body.grammar, generator.constraints)
+    form = read_answer_form(body)
+    make_constraint = None if form is None else await generator.constraints.whole(form.grammar)
     requests = engine_requests(prompts, params, body.choices, make_constraint)
-    envelope = Envelope.new("cmpl", "text_completion", body.model)
+    envelope = Envelope.new("cmpl", "text_completion", generator.name)
     if body.stream:
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
         streams = generator.submit(requests)

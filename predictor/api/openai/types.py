@@ -2,7 +2,7 @@
 
 A field that would change the answer but is not supported yet is refused rather than ignored; fields that only
 label or store a request (`user`, `metadata`, `store`, ...) are ignored. What an answer must look like
-(`response_format`, `tools`, ...) is read in `predictor.api.openai.output`.
+(`response_format`, `tools`, ...) is read in `predictor.api.openai.answer_form` and `.output`.
 Source: https://platform.openai.com/docs/api-reference
 """
 
@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from predictor.api.http.fields import Integer, Text, is_unicode
-from predictor.api.http.sampling import SamplingFields
+from predictor.api.http.fields import Integer, is_unicode
+from predictor.api.openai.answer_form import AnswerFormFields
 from predictor.engine.request import MAX_LOGPROBS, SamplingParams
 from predictor.errors import InvalidRequest
 
@@ -32,14 +32,15 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class GenerationRequest(SamplingFields):
-    """What chat completions and completions share."""
+class GenerationRequest(AnswerFormFields):
+    """What chat completions and completions share. Without `model`, the one that is served answers."""
 
-    model: str
-    grammar: Text | None = None
+    ALIASES = {**AnswerFormFields.ALIASES, "n_cmpl": "n"}
+
+    model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int | None, Field(ge=1, le=MAX_CHOICES)] = None
+    n: Annotated[Integer | None, Field(ge=1, le=MAX_CHOICES)] = None
 
     @property
     def choices(self) -> int:
@@ -50,15 +51,6 @@ class GenerationRequest(SamplingFields):
     def include_usage(self) -> bool:
         """Whether a stream ends with a chunk that has the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
-
-    def check_stream_options(self) -> None:
-        """As OpenAI does, refuse `stream_options` where nothing is streamed.
-
-        Raises:
-            InvalidRequest: there are options but no stream.
-        """
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options needs stream: true", param="stream_options")
 
 
 class ChatCompletionRequest(GenerationRequest):
@@ -73,10 +65,10 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
+    add_generation_prompt: bool | None = None
 
     def params(self) -> SamplingParams:
         """The engine's parameters; without a limit, an answer ends when the context is full.
@@ -84,9 +76,8 @@ class ChatCompletionRequest(GenerationRequest):
         Raises:
             InvalidRequest: a value is out of range, or a field is not supported yet.
         """
-        self.check_stream_options()
         self._refuse_unsupported()
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
         top = (self.top_logprobs or 0) if self.logprobs else None
         if self.max_completion_tokens is not None:
@@ -101,6 +92,8 @@ class ChatCompletionRequest(GenerationRequest):
         for name in ("functions", "function_call", "audio", "web_search_options"):
             if getattr(self, name) not in (None, [], "none"):
                 raise _unsupported(name)
+        if self.add_generation_prompt is False and not getattr(self, "continue_final_message", None):
+            raise _unsupported("add_generation_prompt", "without continue_final_message only true is")
 
 
 class CompletionRequest(GenerationRequest):
@@ -131,7 +124,6 @@ class CompletionRequest(GenerationRequest):
         Raises:
             InvalidRequest: a value is out of range, or a field is not supported yet.
         """
-        self.check_stream_options()
         if self.suffix:
             raise _unsupported("suffix")
         if self.best_of is not None and self.best_of > 1:
