@@ -21,7 +21,7 @@ MAX_BIAS = 1e6  # an infinite one would undo the minus infinity of a forbidden t
 SEEDS = 2**32 - 1
 """llama.cpp's seeds are 0 to this, excluded, which it reads as "pick one for me"; larger ones are wrapped."""
 GREEDY_TEMPERATURE = 1e-5
-"""Below it the most likely token is taken: logits divided by less overflow, and no other token has a chance."""
+"""Below it the most likely token is taken; logits divided by much less overflow."""
 
 
 class FinishReason(StrEnum):

@@ -76,8 +76,8 @@ class ServedModels:
         if isinstance(served, TextEmbedder):
             route = "/v1/rerank" if served.is_reranker else "/v1/embeddings"
             raise WrongTask(
-                f"model {served.name!r} doesn't generate text: use {route}, or start the server with --pooling none "
-                "if the model can do both",
+                f"model {served.name!r} doesn't generate text: use {route}, or start the server with "
+                "--pooling none if the model can do both",
                 param="model",
             )
         return served
@@ -93,8 +93,8 @@ class ServedModels:
         served = self._counted(name)
         if isinstance(served, TextGenerator):
             raise WrongTask(
-                f"model {served.name!r} was started to generate text: serve an embedding or reranking model, or "
-                "start this one with --pooling mean, cls, last or rank",
+                f"model {served.name!r} was started to generate text: serve an embedding or reranking model, "
+                "or start this one with --pooling mean, cls, last or rank",
                 param="model",
             )
         return served

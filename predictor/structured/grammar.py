@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,17 @@ MAX_RULES = 500
 _WHITE_SPACE = r" |\n{1,2}[ \t]{0,20}"
 # Compiling these may take any time and memory, whatever limits llguidance is given.
 _COSTLY_KEYWORDS = frozenset({"allOf", "multipleOf", "pattern", "patternProperties"})
+# Each of these is multiplied with what stands beside it.
+_ALTERNATIVES = frozenset({"$ref", "anyOf", "oneOf"})
+_SAYS_NOTHING = frozenset(
+    {
+        *("$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description"),
+        *("discriminator", "example", "examples", "readOnly", "title", "writeOnly", "x-guidance"),
+    }
+)
 _CHEAP_CHARACTERS = 16 * 1024
 _CHEAP_REFERENCES = 50
+"""And alternatives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +133,24 @@ def regex_grammar(pattern: str, param: str) -> Grammar:
 
 def is_costly(schema: Any) -> bool:
     """Whether compiling a schema might take long: certainly not for what most requests send."""
-    references = 0
-    for key, _ in _entries(schema):
-        references += key == "$ref"
-        if key in _COSTLY_KEYWORDS or references > _CHEAP_REFERENCES:
+    references, waiting = 0, [schema]
+    while waiting:
+        item = waiting.pop()
+        waiting.extend(_inner(item))
+        if not isinstance(item, Mapping):
+            continue
+        alternatives = _ALTERNATIVES & item.keys()
+        if _COSTLY_KEYWORDS & item.keys() or (alternatives and len(item.keys() - _SAYS_NOTHING) > 1):
+            return True
+        references += sum(_alternatives(item[key]) for key in alternatives)
+        if references > _CHEAP_REFERENCES:
             return True
     return len(json.dumps(schema)) > _CHEAP_CHARACTERS
+
+
+def _alternatives(value: Any) -> int:
+    """How many there are in a list, but for references, which are counted by themselves; else 1."""
+    return sum("$ref" not in item for item in _inner(value)) if isinstance(value, list) else 1
 
 
 def depth(value: Any) -> int:
@@ -146,15 +167,6 @@ def _inner(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return list(value.values())
     return value if isinstance(value, list) else []
-
-
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, Mapping):
-            yield from item.items()
-        waiting.extend(_inner(item))
 
 
 # A match is always of the whole answer, which other servers' users say by anchors.

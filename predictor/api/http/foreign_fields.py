@@ -1,8 +1,8 @@
 """Fields of other servers that would change the answer and are not supported here.
 
 Clients send more fields than any one server knows. Most of them label, route or time a request, and are
-ignored. Those here would give another answer on the server they were made for, so a request in which one has an
-effect is refused, with what to do instead. The page docs/request-fields.md lists all fields, one by one.
+ignored. Those here would give another answer on the server they were made for, so a request in which one has
+an effect is refused, with what to do instead. The page docs/request-fields.md lists all fields, one by one.
 
 Sources: vLLM's and SGLang's `entrypoints/openai` protocol files, llama.cpp's `tools/server`, TGI's OpenAPI
 document, Ollama's `openai` package, OpenAI's API reference.

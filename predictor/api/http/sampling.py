@@ -41,7 +41,7 @@ def _stop_strings(value: Any) -> Any:
 
 
 def _token_biases(value: Any) -> Any:
-    """Token ids are text in JSON objects, and the whole object is text in protocols with scalars only.
+    """Token ids are text in JSON objects, and in protocols with scalars only the whole object is text.
 
     llama.cpp's server takes pairs as well, and false where a token is forbidden.
     """
@@ -68,7 +68,7 @@ class SamplingFields(BaseModel):
     """Optional sampling fields. Base of every request that carries them.
 
     The names and meanings are those of `predictor.engine.request.SamplingParams`. Booleans and text do not
-    pass for numbers. What leaves the answer as it is is never refused: null is as good as a missing field, and
+    pass for numbers. What changes no answer is never refused: null is as good as a missing field, and
     so are the values by which other servers know "no limit" and "pick one". Fields that are not known are
     ignored, since clients send many, but not those by which other servers would answer differently; see
     `predictor.api.http.foreign_fields`.

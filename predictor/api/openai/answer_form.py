@@ -1,8 +1,8 @@
 """What an answer must look like, in the fields of all servers that have one for it.
 
 `response_format` is OpenAI's; llama.cpp's server has `grammar` and `json_schema` beside it, vLLM
-`structured_outputs` and formerly `guided_*`, SGLang `json_schema`, `regex` and `ebnf`, and TGI types of its own
-in `response_format`.
+`structured_outputs` and formerly `guided_*`, SGLang `json_schema`, `regex` and `ebnf`, and TGI types of its
+own in `response_format`.
 Source of OpenAI's: https://platform.openai.com/docs/guides/structured-outputs
 """
 
@@ -12,10 +12,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from predictor.api.http.fields import is_unicode
 from predictor.api.http.sampling import SamplingFields
 from predictor.errors import InvalidRequest
+from predictor.structured.compiler import MakeConstraint
 from predictor.structured.grammar import (
     Grammar,
     choice_grammar,
@@ -25,6 +27,9 @@ from predictor.structured.grammar import (
 )
 
 ANY_OBJECT = {"type": "object"}
+NOT_ENFORCED = "x-schema-not-enforced"
+MAX_PLACES = 20
+MAX_HEADER = 4096
 
 
 class AnswerFormFields(SamplingFields):
@@ -72,6 +77,20 @@ def read_answer_form(body: AnswerFormFields) -> AnswerForm | None:
             raise _invalid(f"and {found.grammar.param} can't be used together", name)
         found = found or form
     return found
+
+
+def not_enforced_header(make_constraint: MakeConstraint | None) -> dict[str, str]:
+    """The answer's header that names what of a schema isn't enforced; empty where all is.
+
+    Each place is the request's field and a JSON pointer, percent-encoded, such as
+    `response_format#/properties/email/pattern`.
+    """
+    places = make_constraint.not_enforced if make_constraint else ()
+    if not places:
+        return {}
+    shown = [quote(place, safe="/#[]~$") for place in places[:MAX_PLACES]]
+    more = [f"and {len(places) - MAX_PLACES} more"] if len(places) > MAX_PLACES else []
+    return {NOT_ENFORCED: ", ".join([*shown, *more])[:MAX_HEADER]}
 
 
 def _response_format(value: Any, param: str) -> AnswerForm | None:

@@ -39,7 +39,7 @@ async def read_output_form(body: ChatCompletionRequest, compiler: ConstraintComp
         InvalidRequest: a field is malformed, two contradict each other, or a schema or grammar can't be used.
     """
     form = read_answer_form(body)
-    answer = form and form.grammar
+    answer = None if form is None else form.grammar
     tools = read_tools(body.tools)
     choice = _read_choice(body.tool_choice, tools)
     if choice == "none" or not tools:

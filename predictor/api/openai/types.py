@@ -8,8 +8,8 @@ Source: https://platform.openai.com/docs/api-reference
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,7 +35,7 @@ class StreamOptions(BaseModel):
 class GenerationRequest(AnswerFormFields):
     """What chat completions and completions share. Without `model`, the one that is served answers."""
 
-    ALIASES = {**AnswerFormFields.ALIASES, "n_cmpl": "n"}
+    ALIASES: ClassVar[Mapping[str, str]] = {**AnswerFormFields.ALIASES, "n_cmpl": "n"}
 
     model: str | None = None
     stream: bool | None = None

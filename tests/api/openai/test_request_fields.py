@@ -11,7 +11,7 @@ from scripted_engine import say
 from scripted_server import scripted_server
 
 from predictor.engine.request import TokenLogprob
-from predictor.structured.compiler import ConstraintCompiler
+from predictor.structured.compiler import ConstraintCompiler, MakeConstraint
 from predictor.structured.grammar import Grammar
 
 BODIES = {
@@ -35,21 +35,21 @@ def scripted() -> Iterator[Any]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The grammars that the requests of a test asked for."""
     grammars: list[str] = []
 
     async def whole(self: ConstraintCompiler, grammar: Grammar) -> Any:
         grammars.append(grammar.text)
-        return AnyConstraint
+        return MakeConstraint(AnyConstraint)
 
     async def after(self: ConstraintCompiler, marker: str, grammar: Grammar, *, once: bool) -> Any:
         grammars.append(f"{marker}{grammar.text}{once}")
-        return AnyConstraint
+        return MakeConstraint(AnyConstraint)
 
     monkeypatch.setattr(ConstraintCompiler, "whole", whole)
     monkeypatch.setattr(ConstraintCompiler, "after", after)
-    yield grammars
+    return grammars
 
 
 def outcome(scripted: Any, asked: list[str], given: Given, fields: dict[str, Any]) -> tuple[Any, ...]:
