@@ -49,7 +49,7 @@ async def test_one_process_tries_all_and_is_replaced_when_it_was_killed() -> Non
         assert not (await checker.verdict(pattern(number))).problem
         seen |= set(checks(os.getpid())) - before
     (first,) = seen
-    assert (await checker.verdict(text_of(HOSTILE))).problem == "it takes too much time or memory to compile"
+    assert (await checker.verdict(text_of(HOSTILE))).problem.startswith("it takes too ")
     assert not (await checker.verdict(pattern(21))).problem
     (process,) = set(checks(os.getpid())) - before
     assert process != first
