@@ -19,7 +19,7 @@ from predictor.engine.decode_loop import DecodeLoop
 from predictor.engine.detokenizer import Detokenizer
 from predictor.engine.generator import Job
 from predictor.engine.llama import AbortFlag, Model, Sampler
-from predictor.engine.llama.openblas import load_openblas
+from predictor.engine.llama.openblas import load_openblas, what_is_missing
 from predictor.engine.llama.pairs import pair_tokens
 from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserver
 from predictor.engine.request import Request
@@ -73,7 +73,10 @@ class Engine:
         self._draining = False
         self.failure: EngineFailure | None = None
         if config.openblas:
-            logger.info("prompts are read with OpenBLAS" if load_openblas() else "OpenBLAS isn't installed")
+            if load_openblas():
+                logger.info("prompts are read with OpenBLAS")
+            else:
+                logger.info("prompts are read without OpenBLAS: %s", what_is_missing())
         self.model = Model(
             config.model_path,
             gpu_layers=config.gpu_layers,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from predictor.cgroup import default_threads
 from predictor.errors import StartupError
-from predictor.serving.startup import check_ports, plan_startup
+from predictor.serving.startup import check_ports, local_url, plan_startup
 from predictor.settings import Settings
 from predictor.telemetry.logs import configure_logging
 from runtimes.ray_serve.proxy import ENVIRONMENT
@@ -57,7 +57,7 @@ def run(settings: Settings) -> int:
             signal.signal(number, signals)
         _deploy(settings)
         signals.end_the_process = False
-        logger.info("model is ready on port %d", settings.http_port)
+        logger.info("model is ready on %s", local_url(settings))
         _call_replicas(_handles(settings), "check_health")  # Finding them takes a second: not at the end.
         signals.first.wait()
     finally:
