@@ -37,7 +37,7 @@ class SamplingParams:
     """How tokens are chosen and when generation ends. Defaults are llama.cpp's own.
 
     Attributes:
-        max_tokens: most tokens to generate; None means until the context is full, 0 only reads the prompt.
+        max_tokens: most tokens to generate; None means until the context is full. 0 only reads the prompt.
         temperature: 0, or less than `GREEDY_TEMPERATURE`, picks the most likely token every time.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probabilities add up to this.

@@ -54,7 +54,7 @@ class GenerationRequest(AnswerFormFields):
 
 
 class ChatCompletionRequest(GenerationRequest):
-    """Body of `POST /v1/chat/completions`."""
+    """Body of `POST /v1/chat/completions`. Without `max_tokens` an answer ends when the context is full."""
 
     messages: list[dict[str, Any]]
     max_completion_tokens: Integer | None = None
@@ -97,7 +97,10 @@ class ChatCompletionRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """Body of `POST /v1/completions`. `prompt` is a text, a list of texts, token ids or a list of these."""
+    """Body of `POST /v1/completions`. `prompt` is a text, a list of texts, token ids or a list of these.
+
+    Without `max_tokens` an answer ends after 16 tokens, as OpenAI's do.
+    """
 
     prompt: Any
     logprobs: Annotated[Integer | None, Field(ge=0, le=MAX_LOGPROBS)] = None
