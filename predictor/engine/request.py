@@ -38,7 +38,7 @@ class SamplingParams:
 
     Attributes:
         max_tokens: most tokens to generate; None means until the context is full. 0 only reads the prompt.
-        temperature: 0, or less than `GREEDY_TEMPERATURE`, picks the most likely token every time.
+        temperature: 0, or less than 0.00001, picks the most likely token every time.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probabilities add up to this.
         min_p: drop tokens less likely than this fraction of the most likely one.
@@ -53,7 +53,7 @@ class SamplingParams:
         repeat_last_n: how many tokens are recent, for all three penalties.
         presence_penalty: subtracted once from the logits of tokens seen.
         frequency_penalty: subtracted per occurrence from the logits of tokens seen.
-        seed: makes sampling repeatable; None picks a random one. Wrapped to llama.cpp's `SEEDS`.
+        seed: makes sampling repeatable; None picks a random one. Any 64 bits.
         logit_bias: token id to a value added to its logit.
         stop: strings that end generation and are not part of the text.
         ignore_eos: keep going past the model's end-of-generation tokens.

@@ -474,3 +474,34 @@ async def test_closing_ends_what_runs_with_an_error(make_engine: MakeEngine) -> 
     with pytest.raises(NotReady, match="shut down"):
         async for _ in stream:
             pass
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-38, 1e-6])
+async def test_a_temperature_too_small_to_divide_by_is_greedy(engine: Engine, temperature: float) -> None:
+    tiny = replace(GREEDY, temperature=temperature, seed=1)
+    plain, cold = await complete(engine, ask(engine, "Sing."), ask(engine, "Sing.", tiny))
+    assert cold.text == plain.text
+
+
+async def test_no_tokens_only_read_the_prompt(engine: Engine) -> None:
+    request = ask(engine, "What do elephants eat in the morning?", SamplingParams(max_tokens=0))
+    first, second = [(await complete(engine, request))[0] for _ in range(2)]
+    assert (first.text, first.completion_tokens, first.finish_reason) == ("", 0, FinishReason.LENGTH)
+    assert second.cached_tokens == len(request.prompt) - 1
+
+
+async def test_every_sampler_of_the_chain_runs(engine: Engine) -> None:
+    samplers = {
+        "top_n_sigma": 1.0,
+        "xtc_probability": 1.0,
+        "dynatemp_range": 0.5,
+        "repeat_penalty": 1.5,
+        "repeat_last_n": 8,
+    }
+    hot = SamplingParams(temperature=1.5, seed=5, max_tokens=24)
+    changed = [replace(hot, **{name: value}) for name, value in samplers.items() if name != "repeat_last_n"]
+    penalised = [replace(hot, repeat_penalty=1.5, repeat_last_n=n) for n in (0, 64)]
+    answers = await complete(engine, *(ask(engine, "Sing.", p) for p in (hot, *changed, *penalised)))
+    plain, *others = [answer.text for answer in answers]
+    assert others[-2] == plain  # A window of no tokens penalises nothing.
+    assert all(text != plain for text in (*others[:-2], others[-1]))

@@ -30,5 +30,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+WHOLE = BeforeValidator(_whole)
+"""For integers with bounds of their own: `Annotated[int, Field(ge=1), WHOLE]`."""
+
 # Python's integers have no end, but a float has: sampling parameters are compared as floats.
-Integer = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE]

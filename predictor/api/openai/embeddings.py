@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from predictor.api.http.fields import Integer, Text, is_unicode
+from predictor.api.http.fields import WHOLE, Text, is_unicode
 from predictor.api.http.middleware import current_request_id
 from predictor.errors import InvalidRequest
 from predictor.generation.embedding import Embedding, TextEmbedder
@@ -33,7 +33,7 @@ class EmbeddingsRequest(BaseModel):
     model: str | None = None
     input: Any
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[Integer | None, Field(ge=1)] = None
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = None
 
     def inputs(self) -> list[str | tuple[int, ...]]:
         """The inputs, each a text or token ids.
@@ -65,7 +65,7 @@ class RerankRequest(BaseModel):
     model: str | None = None
     query: Annotated[Text, Field(min_length=1)]
     documents: Annotated[list[Text | TextDocument], Field(min_length=1, max_length=MAX_INPUTS)]
-    top_n: Annotated[Integer | None, Field(ge=1)] = None
+    top_n: Annotated[int, Field(ge=1), WHOLE] | None = None
     return_documents: bool | None = None
 
     def texts(self) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from predictor.api.http.fields import Integer, is_unicode
+from predictor.api.http.fields import WHOLE, Integer, is_unicode
 from predictor.api.openai.answer_form import AnswerFormFields
 from predictor.engine.request import MAX_LOGPROBS, SamplingParams
 from predictor.errors import InvalidRequest
@@ -40,7 +40,7 @@ class GenerationRequest(AnswerFormFields):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[Integer | None, Field(ge=1, le=MAX_CHOICES)] = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
 
     @property
     def choices(self) -> int:
@@ -103,7 +103,7 @@ class CompletionRequest(GenerationRequest):
     """
 
     prompt: Any
-    logprobs: Annotated[Integer | None, Field(ge=0, le=MAX_LOGPROBS)] = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     echo: bool | None = None
     suffix: str | None = None
     best_of: Integer | None = None
