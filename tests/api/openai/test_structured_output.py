@@ -227,13 +227,12 @@ def test_what_is_passed_over_is_named_in_the_answers_header(client: openai.OpenA
             "response_format#/properties/email/pattern",
             "response_format#/properties/size%C3%A9/minimum",
         ]
-    plain = client.chat.completions.with_raw_response.create(
-        **asked, response_format=json_schema({"enum": [1]})
-    )
+    free = json_schema({"enum": [1]})
+    plain = client.chat.completions.with_raw_response.create(**asked, response_format=free)
     assert "x-schema-not-enforced" not in plain.headers
-    with pytest.raises(openai.BadRequestError, match="look-ahead.*/properties/email/pattern"):
-        ask_strictly = json_schema(schema, strict=True)
-        client.chat.completions.create(**asked, response_format=ask_strictly)
+    strict = json_schema(schema, strict=True)
+    with pytest.raises(openai.BadRequestError, match=r"look-ahead.*/properties/email/pattern"):
+        client.chat.completions.create(**asked, response_format=strict)
 
 
 @pytest.mark.parametrize(
