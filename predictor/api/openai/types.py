@@ -68,7 +68,6 @@ class ChatCompletionRequest(GenerationRequest):
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
-    add_generation_prompt: bool | None = None
 
     def params(self) -> SamplingParams:
         """The engine's parameters; without a limit, an answer ends when the context is full.
@@ -92,8 +91,6 @@ class ChatCompletionRequest(GenerationRequest):
         for name in ("functions", "function_call", "audio", "web_search_options"):
             if getattr(self, name) not in (None, [], "none"):
                 raise _unsupported(name)
-        if self.add_generation_prompt is False and not getattr(self, "continue_final_message", None):
-            raise _unsupported("add_generation_prompt", "without continue_final_message only true is")
 
 
 class CompletionRequest(GenerationRequest):

@@ -135,7 +135,7 @@ FIELDS = {
     "chat_template": refused("`--chat-template` when the server is started", "{{ messages }}", ""),
     "chat_template_kwargs": honoured("", {"a": 1}, tested_here=False),
     "continue_final_message": honoured("", True, tested_here=False),
-    "add_generation_prompt": refused("false needs `continue_final_message`", False, True),
+    "add_generation_prompt": honoured("", False, tested_here=False),
     "add_special_tokens": refused("BOS is added where the model wants it", True),
     "truncate_prompt_tokens": refused("a prompt is never cut", 5),
     "truncation_side": ignored("without effect by itself", "left"),
@@ -266,7 +266,7 @@ FIELDS = {
     "timings_per_token": ignored("diagnostics", True),
     "return_progress": ignored("diagnostics", True),
     # Thinking
-    "reasoning_effort": ignored(HINT, "low"),
+    "reasoning_effort": honoured("as far as the model's template knows it", "low", tested_here=False),
     "reasoning": ignored(HINT, {"effort": "low"}),
     "include_reasoning": ignored("", False),
     "separate_reasoning": ignored("", False),
