@@ -43,8 +43,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         grammars.append(grammar.text)
         return MakeConstraint(AnyConstraint)
 
-    async def after(self: ConstraintCompiler, marker: str, grammar: Grammar, *, once: bool) -> Any:
-        grammars.append(f"{marker}{grammar.text}{once}")
+    async def after(self: ConstraintCompiler, marker: str, grammar: Grammar, **options: Any) -> Any:
+        grammars.append(f"{marker}{grammar.text}{options}")
         return MakeConstraint(AnyConstraint)
 
     monkeypatch.setattr(ConstraintCompiler, "whole", whole)
