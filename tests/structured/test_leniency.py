@@ -12,13 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from predictor.chat.tool_calls import call_grammar
-from predictor.chat.tools import CALL_START, read_tools
 from predictor.engine.llama import Model
 from predictor.errors import InvalidRequest
 from predictor.structured.checker import GrammarChecker
 from predictor.structured.compiler import ConstraintCompiler
-from predictor.structured.grammar import json_schema_grammar
+from predictor.structured.grammar import Grammar, inline_schema, json_schema_grammar
 
 ZOD_EMAIL = (
     r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
@@ -94,18 +92,19 @@ async def test_the_rest_of_the_schema_is_enforced(model: Model, compiler: Constr
         assert accepted is fits, text
 
 
-async def test_one_bad_tool_fails_no_request(compiler: ConstraintCompiler) -> None:
-    def tool(name: str, parameters: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
-
+async def test_of_several_schemas_only_the_lenient_lose_keywords(compiler: ConstraintCompiler) -> None:
+    """As with tools, of which one bad one must not fail the request."""
     email = {"type": "object", "properties": {"to": {"type": "string", "pattern": ZOD_EMAIL}}}
     plain = {"type": "object", "properties": {"a": {"type": "string"}}}
-    tools = read_tools([tool("plain", plain), tool("mail", email)])
-    make = await compiler.after(CALL_START, call_grammar(tools), once=False)
+
+    def grammar(*, strict: bool) -> Grammar:
+        rules = [inline_schema(plain, "tools", strict=True), inline_schema(email, "tools", strict=strict)]
+        return Grammar("start: a | b\na: {}\nb: {}".format(*rules), "tools", is_costly=True)
+
+    make = await compiler.whole(grammar(strict=False))
     assert make.not_enforced == ("tools[1]/properties/to/pattern",)
-    strict = read_tools([tool("plain", plain), tool("mail", email, strict=True)])
     with pytest.raises(InvalidRequest, match=r"look-ahead.*\[1\]/properties/to/pattern"):
-        await compiler.after(CALL_START, call_grammar(strict), once=False)
+        await compiler.whole(grammar(strict=True))
 
 
 PATTERNS = st.text(alphabet="ab(?=!<)[]{}|\\bdwpL+*^$.-1,", min_size=1, max_size=12)

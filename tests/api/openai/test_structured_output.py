@@ -235,6 +235,19 @@ def test_what_is_passed_over_is_named_in_the_answers_header(client: openai.OpenA
         client.chat.completions.create(**asked, response_format=strict)
 
 
+def test_one_bad_tool_fails_no_request(client: openai.OpenAI, server: Any) -> None:
+    """Zod's `email()` and pydantic's `Decimal` have patterns with look-ahead."""
+    email = {"type": "object", "properties": {"to": {"type": "string", "pattern": r"^(?!\.)[a-z]+@[a-z]+$"}}}
+    tools: list[Any] = [
+        {"type": "function", "function": {"name": "time", "parameters": {"type": "object"}}},
+        {"type": "function", "function": {"name": "mail", "parameters": email}},
+    ]
+    answer = client.chat.completions.with_raw_response.create(
+        model=server.model_name, messages=QUESTION, max_tokens=5, tools=tools
+    )
+    assert answer.headers["x-schema-not-enforced"].endswith("/properties/to/pattern")
+
+
 @pytest.mark.parametrize(
     ("fields", "form"),
     [
