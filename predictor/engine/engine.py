@@ -19,7 +19,7 @@ from predictor.engine.decode_loop import DecodeLoop
 from predictor.engine.detokenizer import Detokenizer
 from predictor.engine.generator import Job
 from predictor.engine.llama import AbortFlag, Model, Sampler
-from predictor.engine.llama.openblas import load_openblas
+from predictor.engine.llama.openblas import load_openblas, what_is_missing
 from predictor.engine.llama.pairs import pair_tokens
 from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserver
 from predictor.engine.prefix_saver import PrefixSaver
@@ -76,7 +76,10 @@ class Engine:
         self._end: PredictorError | None = None
         self.failure: EngineFailure | None = None
         if config.openblas:
-            logger.info("prompts are read with OpenBLAS" if load_openblas() else "OpenBLAS isn't installed")
+            if load_openblas():
+                logger.info("prompts are read with OpenBLAS")
+            else:
+                logger.info("prompts are read without OpenBLAS: %s", what_is_missing())
         self.model = Model(
             config.model_path,
             gpu_layers=config.gpu_layers,
@@ -277,7 +280,8 @@ class Engine:
     def _new_job(self, request: Request) -> Job:
         params = request.params
         room = self.max_sequence_tokens - len(request.prompt)
-        most = 0 if self.config.pooling is not None else min(params.max_tokens or room, room)
+        wanted = room if params.max_tokens is None else min(params.max_tokens, room)
+        most = 0 if self.config.pooling is not None else wanted
         sequence = Sequence(request, most)
         sampler = Sampler(self.model, params, request.prompt)
         stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell((job, False)))

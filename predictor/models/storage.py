@@ -125,10 +125,21 @@ def _gguf_files(folder: Path, depth: int) -> dict[str, int]:
 def _not_found(path: Path, reference: str) -> str:
     message = f"model {reference} does not exist"
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), path)
-    message += f"; {folder} holds: {_entries(folder)}"
+    message += f"; {_models_in(folder)}"
     if re.fullmatch(r"[\w.-]+/[\w.:@-]+", reference):
         message += f"; for the Hugging Face hub, write hf://{reference}"
     return message
+
+
+def _models_in(folder: Path) -> str:
+    """The GGUF files in a folder itself, for a message; not what else may lie in somebody's home."""
+    try:
+        names = tuple(
+            name for name in os.listdir(folder) if name.lower().endswith(".gguf") and name[0] != "."
+        )
+    except OSError as error:
+        return f"{folder} can't be read ({error.strerror})"
+    return f"GGUF files in {folder}: {listing(names)}" if names else f"there is no GGUF file in {folder}"
 
 
 def _entries(folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from predictor.serving.deferred_imports import import_kserve
 from predictor.serving.loading import BackgroundLoad
-from predictor.serving.startup import StartupPlan, check_ports, plan_startup
+from predictor.serving.startup import StartupPlan, check_ports, local_url, plan_startup
 from predictor.settings import Settings
 from predictor.telemetry.logs import add_request_fields, configure_logging
 from predictor.telemetry.startup_times import StartupTimes
@@ -79,7 +79,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         # What was imported stays for good: collections hold up the loop, and needn't go through it each time.
         gc.collect()
         gc.freeze()
-        logger.info("model %r is ready on port %d", load.name, settings.http_port)
+        logger.info("model %r is ready on %s", load.name, local_url(settings))
         await load.watch()
 
     server = DrainingModelServer(

@@ -235,6 +235,12 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
     )
 
 
+def local_url(settings: Settings) -> str:
+    """Where a client on this machine finds the server."""
+    scheme = "https" if settings.tls_cert_file else "http"
+    return f"{scheme}://localhost:{settings.http_port}"
+
+
 def check_ports(settings: Settings) -> None:
     """Make sure that the ports are free.
 

@@ -82,10 +82,14 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(tmp_path, "a.gguf", "b.txt")
+    (tmp_path / "empty").mkdir()
+    assert f"there is no GGUF file in {tmp_path}/empty" in failure(tmp_path / "empty" / "c.gguf")
+    fill(tmp_path, "a.gguf", "b.txt", ".bashrc", ".hidden.gguf", "B.GGUF")
     message = failure(tmp_path / "c.gguf")
     assert f"{tmp_path}/c.gguf does not exist" in message
-    assert f"{tmp_path} holds: a.gguf, b.txt" in message
+    assert f"GGUF files in {tmp_path}: B.GGUF, a.gguf" in message
+    assert "b.txt" not in message
+    assert "hidden" not in message
     monkeypatch.chdir(tmp_path)
     assert "write hf://owner/model:Q4_K_M" in failure("owner/model:Q4_K_M")
     assert "is empty" in failure(" ")

@@ -8,12 +8,10 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from predictor.api.http.fields import Text
+from predictor.engine.request import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 
-MAX_STOP_CHARACTERS = 16 * 1024
-"""Of all stop strings together: each is looked for behind every token."""
 MAX_BIASES = 64 * 1024
 """Entries of `logit_bias`, for all answers of a call together."""
-MAX_STOP_STRINGS = 256
 MAX_ID = 256
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from predictor.api.http.errors import openai_error
 from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
+from predictor.api.openai.answer_form import not_enforced_header
 from predictor.api.openai.answers import ChunkWriter, Envelope, Usage, chat_logprobs, wants_chunk
 from predictor.api.openai.output import read_output_form
 from predictor.api.openai.requests import engine_requests
@@ -35,23 +36,24 @@ async def chat_completion(generator: TextGenerator, body: ChatCompletionRequest)
     params = body.params()
     form = await read_output_form(body, generator.constraints)
     prompt = await generator.tokenize_chat(body.messages, form.tools)
+    headers = not_enforced_header(form.make_constraint)
     requests = engine_requests([prompt], params, body.choices, form.make_constraint)
     readers = [ToolCallReader() if form.tools else None for _ in requests]
     if body.stream:
-        envelope = Envelope.new("chatcmpl", "chat.completion.chunk", body.model)
+        envelope = Envelope.new("chatcmpl", "chat.completion.chunk", generator.name)
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
         streams = generator.submit(requests)
         choices = [_StreamedChoice(i, writer, r, bool(body.logprobs)) for i, r in enumerate(readers)]
         events = _events(streams, choices, writer, Usage(len(prompt)) if body.include_usage else None)
-        return EventStream(ending_with_error(events, openai_error), streams)
+        return EventStream(ending_with_error(events, openai_error), streams, headers)
     results = await generator.complete(requests)
     whole = [
         _choice(i, result, reader, bool(body.logprobs))
         for i, (result, reader) in enumerate(zip(results, readers, strict=True))
     ]
-    envelope = Envelope.new("chatcmpl", "chat.completion", body.model)
+    envelope = Envelope.new("chatcmpl", "chat.completion", generator.name)
     answer = envelope.whole(whole, Usage.of(results, body.choices))
-    return Response(orjson.dumps(answer), media_type="application/json")
+    return Response(orjson.dumps(answer), headers=headers, media_type="application/json")
 
 
 class _StreamedChoice:

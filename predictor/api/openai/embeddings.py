@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 from starlette.responses import Response
 
-from predictor.api.http.fields import Text, is_unicode
+from predictor.api.http.fields import WHOLE, Text, is_unicode
 from predictor.api.http.middleware import current_request_id
 from predictor.errors import InvalidRequest
 from predictor.generation.embedding import MAX_TEXTS, Embedding, TextEmbedder, check_count
@@ -27,10 +27,10 @@ class EmbeddingsRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    model: str
+    model: str | None = None
     input: Any
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int | None, Field(ge=1)] = None
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = None
 
     def inputs(self) -> list[str | tuple[int, ...]]:
         """The inputs, each a text or token ids.
@@ -58,10 +58,10 @@ class RerankRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    model: str
+    model: str | None = None
     query: Annotated[Text, Field(min_length=1)]
     documents: Annotated[list[Text | TextDocument], FailFast(), Field(min_length=1, max_length=MAX_TEXTS)]
-    top_n: Annotated[int | None, Field(ge=1)] = None
+    top_n: Annotated[int, Field(ge=1), WHOLE] | None = None
     return_documents: bool | None = None
 
     def texts(self) -> list[str]:
@@ -100,7 +100,7 @@ async def _embed(embedder: TextEmbedder, body: EmbeddingsRequest) -> dict[str, A
     data = [
         {"object": "embedding", "index": i, "embedding": encode(result)} for i, result in enumerate(results)
     ]
-    return {"object": "list", "data": data, "model": body.model, "usage": _usage(results)}
+    return {"object": "list", "data": data, "model": embedder.name, "usage": _usage(results)}
 
 
 async def _rerank(embedder: TextEmbedder, body: RerankRequest) -> dict[str, Any]:
@@ -113,7 +113,7 @@ async def _rerank(embedder: TextEmbedder, body: RerankRequest) -> dict[str, Any]
         | ({"document": {"text": texts[i]}} if body.return_documents else {})
         for i in best
     ]
-    return {"object": "list", "model": body.model, "results": ranked, "usage": _usage(results)}
+    return {"object": "list", "model": embedder.name, "results": ranked, "usage": _usage(results)}
 
 
 def _request_id() -> str:

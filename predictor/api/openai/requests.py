@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from predictor.api.http.middleware import current_request_id
 from predictor.api.http.sizes import MAX_BIASES
-from predictor.engine.request import MAX_SEED, Request, SamplingParams
+from predictor.engine.request import SEEDS, Request, SamplingParams
 from predictor.errors import InvalidRequest
 from predictor.structured.compiler import MakeConstraint
 
@@ -47,4 +47,4 @@ def engine_requests(
 def _for_choice(params: SamplingParams, choice: int) -> SamplingParams:
     if params.seed is None or choice == 0:
         return params
-    return replace(params, seed=(params.seed + choice) % (MAX_SEED + 1))
+    return replace(params, seed=(params.seed + choice) % SEEDS)

@@ -172,7 +172,7 @@ def test_a_body_that_is_not_json(server: Server, body: bytes, kind: str) -> None
         (b'{"instances": [{"prompt": 3}]}', "instances[0]: prompt must be a string"),
         (b'{"instances": [{"prompt": "Hi", "max_token": 3}]}', "unknown field 'max_token'"),
         (b'{"instances": [{"prompt": "Hi", "temperature": "hot"}]}', "instances[0]: temperature"),
-        (b'{"instances": [{"prompt": "Hi", "max_tokens": 0}]}', "max_tokens must be between 1 and"),
+        (b'{"instances": [{"prompt": "Hi", "max_tokens": -2}]}', "max_tokens must be between 0 and"),
         (b'{"instances": [{"messages": []}]}', "instances[0]: messages is empty"),
         (b'{"instances": [{"messages": "Hi"}]}', "messages must be a list"),
         (b'{"instances": [{"messages": [{"role": "user", "content": 3}]}]}', "content must be a string"),
