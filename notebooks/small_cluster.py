@@ -26,6 +26,8 @@ sys.path.insert(0, str(tour.ROOT / "tests" / "rollout"))
 from kserve_stand_in import MODE, KServeStandIn, Workload
 
 NAMESPACE, NAME = "models", "chat"
+NO_ANSWER = 0
+"""The status of a request that failed without one."""
 _SERVICES = "/apis/serving.kserve.io/v1beta1/"
 _REVISION = "serving.knative.dev/revision="
 
@@ -110,15 +112,18 @@ class SmallCluster:
 
     def _use(self, number: int) -> None:
         randomness = random.Random(number)
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=300) as client:
             while not self._stopped.is_set():
                 shares = self.traffic()
                 (revision,) = randomness.choices([*shares], [*shares.values()])
                 body = {"model": tour.MODEL_NAME, "prompt": f"{number}:", "max_tokens": 4, "ignore_eos": True}
                 began = time.perf_counter()
-                found = client.post(f"{self.server(revision).url}/v1/completions", json=body)
+                try:
+                    status = client.post(f"{self.server(revision).url}/v1/completions", json=body).status_code
+                except httpx.TransportError:  # A user whose request failed asks again.
+                    status = NO_ANSWER
                 seconds = time.perf_counter() - began
-                self.requests.append(Request(began - self.began, revision, found.status_code, seconds))
+                self.requests.append(Request(began - self.began, revision, status, seconds))
                 time.sleep(0.02)
 
     def server(self, revision: str) -> tour.Server:

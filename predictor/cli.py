@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from predictor.client.commands import bench, chat
 from predictor.errors import PredictorError, StartupError
+from predictor.help import Command, Group
 from predictor.settings import Settings, env_var, explain, flag, shown
 
 EXIT_FAILURE = 1
@@ -24,6 +25,7 @@ _REPEATABLE = {"lora"}
 
 app = typer.Typer(
     name="kserve-llamacpp",
+    cls=Group,
     help="Serve GGUF language models through KServe, with llama.cpp.",
     no_args_is_help=True,
     add_completion=False,
@@ -133,16 +135,16 @@ def _with_parameters(function: Any, parameters: list[Parameter]) -> Any:
     return function
 
 
-app.command(context_settings=_EITHER_SPELLING)(_with_parameters(serve, _serve_parameters()))
+app.command(cls=Command, context_settings=_EITHER_SPELLING)(_with_parameters(serve, _serve_parameters()))
 
-app.command()(chat)
-app.command()(bench)
+app.command(cls=Command)(chat)
+app.command(cls=Command)(bench)
 
-models = typer.Typer(help="Look at model files and convert them.", no_args_is_help=True)
+models = typer.Typer(cls=Group, help="Look at model files and convert them.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
 
-@models.command()
+@models.command(cls=Command)
 def inspect(
     reference: Annotated[str, typer.Argument(help="A model, as for serve.", metavar="MODEL")],
     model_file: Annotated[
@@ -185,7 +187,7 @@ def _chat_rows(source: object) -> dict[str, str]:
     return {"chat template": "yes", **rows, "roles": learnt.describe_roles()}
 
 
-@models.command()
+@models.command(cls=Command)
 def convert(
     reference: Annotated[str, typer.Argument(help="A model, as for serve.", metavar="MODEL")],
     target: Annotated[

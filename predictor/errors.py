@@ -39,6 +39,10 @@ class RequestTooLarge(PredictorError):
     """The request body is over the size limit."""
 
 
+class UnknownEncoding(PredictorError):
+    """The request body is compressed in a way that this server can't undo."""
+
+
 class Unauthenticated(PredictorError):
     """The call carries no API key, or one that this server doesn't know."""
 

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from predictor.models.lora import LoraAdapter, parse_adapters
+from predictor.option_conflicts import CONFLICTS, RAY_ONLY
 
 ENV_PREFIX = "LLAMACPP_"
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ, fixed when llama.cpp is compiled
@@ -99,6 +100,15 @@ class Settings(BaseSettings):
         ),
         Shown(MODEL, "auto|off|raw"),
     ] = "auto"
+    trust_message_tokens: Annotated[
+        bool,
+        Field(
+            description="Read control tokens in messages and tool results, such as <|im_end|>, as control "
+            "tokens: for callers who write parts of the template themselves. Whoever writes content can then "
+            "forge turns."
+        ),
+        Shown(MODEL, ""),
+    ] = False
 
     lora: Annotated[
         tuple[LoraAdapter, ...] | None,
@@ -122,6 +132,15 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[
         Count, Field(description="Largest request body accepted."), Shown(NETWORK, "bytes")
     ] = 8 * 1024 * 1024
+    client_timeout_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="How long a client may take to send a whole HTTP request, and how long it may leave "
+            "what it was sent unread; then its connection is closed.",
+        ),
+        Shown(NETWORK, "seconds"),
+    ] = 60
     grace_period_seconds: Annotated[
         int,
         Field(
@@ -248,7 +267,8 @@ class Settings(BaseSettings):
         Path | None,
         Field(
             description="Folder that keeps such state for the next start: on SIGTERM and every five minutes. "
-            "It holds what prompts said; keep it as private as the prompts."
+            "It holds what prompts said; keep it as private as the prompts. Several servers may share it. To "
+            "tell models apart, the whole file is read at the start."
         ),
         Shown(BATCHING, "folder", "none is kept"),
     ] = None
@@ -369,56 +389,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        for field in _RAY_ONLY:
+        flags = {field: flag(field) for field in type(self).model_fields}
+        for field in RAY_ONLY:
             if self.platform != "ray" and getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"{flag(field)} needs {flag('platform')} ray")
-        for field in ("open_port", "tls_cert_file"):
-            if self.platform == "ray" and getattr(self, field) is not None:
-                raise ValueError(
-                    f"{flag(field)} is not for {flag('platform')} ray, whose proxy owns the ports"
-                )
-        if self.max_replicas is None and self.min_replicas is not None:
-            raise ValueError(f"{flag('min_replicas')} needs {flag('max_replicas')}")
-        if self.max_replicas is not None and self.max_replicas < (
-            self.replicas if self.min_replicas is None else self.min_replicas
-        ):
-            raise ValueError(f"{flag('max_replicas')} is less than the replicas that always stay")
-        if self.canary_percent and self.canary_model is None:
-            raise ValueError(f"{flag('canary_percent')} needs {flag('canary_model')}")
-        if self.enable_grpc and self.http_port == self.grpc_port:
-            raise ValueError(
-                f"{flag('http_port')} and {flag('grpc_port')} are both {self.http_port}: "
-                f"choose two ports, or --no-enable-grpc"
-            )
-        others = (self.http_port, *((self.grpc_port,) if self.enable_grpc else ()))
-        if self.open_port in others:
-            raise ValueError(f"{flag('open_port')} {self.open_port} is another option's port: choose its own")
-        if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            raise ValueError(f"{flag('tls_cert_file')} and {flag('tls_key_file')} are needed together")
-        for field in ("key_requests_per_minute", "key_max_concurrent"):
-            if getattr(self, field) is not None and self.api_key_file is None:
-                raise ValueError(f"{flag(field)} limits API keys: give {flag('api_key_file')} too")
-        if self.max_batch_tokens < self.max_sequences:
-            raise ValueError(
-                f"{flag('max_batch_tokens')} is {self.max_batch_tokens}, less than {flag('max_sequences')} "
-                f"{self.max_sequences}: each running sequence needs one token of every step"
-            )
-        if self.draft_ngrams and self.draft_model is not None:
-            raise ValueError(
-                f"{flag('draft_ngrams')} and {flag('draft_model')} exclude each other: leave one out"
-            )
-        if self.kv_cache_type != "f16" and self.flash_attention == "off":
-            raise ValueError(
-                f"{flag('kv_cache_type')} {self.kv_cache_type} needs flash attention: "
-                f"leave {flag('flash_attention')} at auto or on"
-            )
+        for conflict in CONFLICTS:
+            if conflict.holds(self):
+                raise ValueError(conflict.message.format(**flags, of=self))
         return self
-
-
-_RAY_ONLY = (
-    *("replicas", "min_replicas", "max_replicas", "replica_gpus", "routing"),
-    *("canary_model", "canary_percent"),
-)
 
 
 def flag(field: str) -> str:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from predictor.errors import PredictorError
+from predictor.help import Command, Group
 from rollout.cluster import Cluster
 from rollout.display import Progress, figures, history, screen
 from rollout.judging import Judging
@@ -28,6 +29,7 @@ _WATCH_S = 2.0
 _EXITS = {Outcome.ROLLED_BACK: EXIT_ROLLED_BACK, Outcome.PAUSED: EXIT_PAUSED}
 
 app = typer.Typer(
+    cls=Group,
     name="rollout",
     help="Roll a model out step by step: a canary that is judged at every step, promoted or rolled back.",
     no_args_is_help=True,
@@ -54,7 +56,7 @@ def _limit(figure: str, absolute: str) -> Any:
     return typer.Option(metavar="LIMIT", help=text, rich_help_panel=_JUDGING)
 
 
-@app.command()
+@app.command(cls=Command)
 def start(
     name: Name,
     model: Annotated[
@@ -151,7 +153,7 @@ def start(
             _wait(name, namespace, context, lambda rollout: rollout.start(str(model), plan, judging))
 
 
-@app.command()
+@app.command(cls=Command)
 def status(
     name: Name,
     watch: Annotated[
@@ -173,14 +175,14 @@ def status(
         _show(snapshot)
 
 
-@app.command()
+@app.command(cls=Command)
 def step(name: Name, namespace: Namespace = None, context: Context = None) -> None:
     """Go to the next step now, without a verdict; after the last one, promote."""
     with _errors(name):
         _show(_rollout(name, namespace, context).step())
 
 
-@app.command()
+@app.command(cls=Command)
 def pause(
     name: Name,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the history.")] = "by hand",
@@ -192,14 +194,14 @@ def pause(
         _show(_rollout(name, namespace, context).pause(reason))
 
 
-@app.command()
+@app.command(cls=Command)
 def promote(name: Name, namespace: Namespace = None, context: Context = None) -> None:
     """Make the canary the stable version now, without further steps or verdicts."""
     with _errors(name):
         _wait(name, namespace, context, Rollout.promote)
 
 
-@app.command()
+@app.command(cls=Command)
 def rollback(
     name: Name,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the history.")] = "by hand",
@@ -214,7 +216,7 @@ def rollback(
         _wait(name, namespace, context, lambda rollout: rollout.rollback(reason, leave=leave), wanted=True)
 
 
-@app.command(name="history")
+@app.command(cls=Command, name="history")
 def show_history(name: Name, namespace: Namespace = None, context: Context = None) -> None:
     """Show what was done to a service's rollouts, when and by whom."""
     with _errors():
@@ -222,7 +224,7 @@ def show_history(name: Name, namespace: Namespace = None, context: Context = Non
         _console().print(history(entries) if entries else f"{name} has had no rollout yet", soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def diff(
     name: Name,
     model: Annotated[

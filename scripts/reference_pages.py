@@ -193,6 +193,9 @@ def grpc_page() -> str:
         lines.append(_row(f"`{method.name}`", *(f"[{name}](#{name.lower()})" for name in messages)))
     model = LlamaCppModel("model", ServedModels("model"))
     lines += [
+        "Beside it, with Triton's messages in `predictor/api/open_inference/triton.proto`: "
+        "`ModelStreamInfer`, `ModelConfig`, `ModelStatistics`, `RepositoryIndex`. And the service "
+        "`grpc.health.v1.Health`.",
         "## Tensors",
         "The same over REST. `n` is the number of prompts.",
         _row("", "Tensor", "Datatype"),

@@ -53,6 +53,8 @@ class FakeHub(ThreadingHTTPServer):
         repositories: what is served, by `owner/name`.
         token: the one token that is accepted.
         cut_after: bytes after which the next download breaks off, once.
+        hang_after: bytes after which downloads stand still until they are cut.
+        status: answered to everything, instead of what was asked for.
         requests: method, path and Range header of every request.
         sent: content bytes sent in answers to GET.
     """
@@ -64,6 +66,8 @@ class FakeHub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.token = "hf_right"
         self.cut_after: int | None = None
+        self.hang_after: int | None = None
+        self.status: int | None = None
         self.requests: list[tuple[str, str, str | None]] = []
         self.sent = 0
 
@@ -98,7 +102,9 @@ class Handler(BaseHTTPRequestHandler):
         match = API.fullmatch(path) or TREE.fullmatch(path) or RESOLVE.fullmatch(path)
         repository = self.server.repositories.get(match["repo"]) if match else None
         authorized = self.headers.get("Authorization") == f"Bearer {self.server.token}"
-        if match is None or repository is None or (repository.private and not authorized):
+        if self.server.status is not None:
+            self.fail(self.server.status, "Broken")
+        elif match is None or repository is None or (repository.private and not authorized):
             # The real hub answers 401 to strangers, so that private names can't be guessed.
             self.fail(404 if authorized else 401, "RepoNotFound")
         elif match["revision"] not in ("main", repository.commit):
@@ -151,6 +157,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.cut_after is not None and len(body) > self.server.cut_after:
             body, self.server.cut_after = body[: self.server.cut_after], None
             self.close_connection = True
+        if self.server.hang_after is not None and len(body) > self.server.hang_after:
+            self.wfile.write(body[: self.server.hang_after])
+            self.wfile.flush()
+            with suppress(OSError):
+                self.rfile.read(1)  # until the client goes away
+            return
         self.server.sent += len(body)
         with suppress(ConnectionError):  # the client may go away, when its disk is full for one
             self.wfile.write(body)

@@ -6,14 +6,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from predictor import cli
 from predictor.settings import ENV_PREFIX, Settings, env_var, flag, shown
+from rollout.cli import app as rollout_app
 
 FIELDS = [field for field in Settings.model_fields if field != "model"]
 COMMAND = [sys.executable, "-c", "from predictor.cli import main; main()"]
@@ -64,6 +68,26 @@ def test_help_shows_each_option_in_its_group(help_text: str, field: str) -> None
     assert option[1].startswith(unit)
 
 
+def commands_of(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands_of(inner, *path, name)
+
+
+COMMANDS = [*commands_of(typer.main.get_command(cli.app))] + [
+    ("rollout", *path) for path in commands_of(typer.main.get_command(rollout_app)) if path
+]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_has_words_where_typer_has_types(path: tuple[str, ...]) -> None:
+    """`<bool>` and `<float range>` say nothing to a person."""
+    app, path = (rollout_app, path[1:]) if path[:1] == ("rollout",) and len(path) > 1 else (cli.app, path)
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    assert "--help" in shown
+    assert re.findall(r"<\w[\w ]*>", shown.replace("<think>", "")) == []
+
+
 def test_help_shows_the_model(help_text: str) -> None:
     arguments = panel(help_text, "Arguments")
     assert "MODEL" in arguments
@@ -88,6 +112,7 @@ VALUES = {
     "lora": "a=x.gguf",
     "chat_template": __file__,
     "reasoning": "off",
+    "trust_message_tokens": "true",
     "enable_grpc": "false",
     "mmap": "false",
     "mlock": "true",

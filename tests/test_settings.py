@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from predictor.models.lora import LoraAdapter
+from predictor.option_conflicts import CONFLICTS
 from predictor.settings import ENV_PREFIX, Settings, env_var, explain, flag, shown
 
 FIELDS = list(Settings.model_fields)
@@ -124,17 +125,48 @@ def test_an_unknown_field_is_refused() -> None:
     assert "--htp-port" in mistake(model="m", htp_port=1)
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"http_port": 9000, "grpc_port": 9000}, ["--http-port", "--grpc-port", "9000", "--no-enable-grpc"]),
-        ({"max_batch_tokens": 8, "max_sequences": 9}, ["--max-batch-tokens", "8", "--max-sequences", "9"]),
-        ({"kv_cache_type": "q8_0", "flash_attention": "off"}, ["--kv-cache-type", "--flash-attention"]),
-    ],
-)
-def test_options_that_contradict_each_other(values: dict[str, Any], words: list[str]) -> None:
+# Of each contradiction one example, by its place in the table.
+CONTRADICTIONS: list[dict[str, Any]] = [
+    {"platform": "ray", "open_port": 9000},
+    {"platform": "ray", "tls_cert_file": __file__, "tls_key_file": __file__},
+    {"platform": "ray", "min_replicas": 0},
+    {"platform": "ray", "replicas": 3, "max_replicas": 2},
+    {"platform": "ray", "canary_percent": 10},
+    {"http_port": 9000, "grpc_port": 9000},
+    {"http_port": 9000, "open_port": 9000},
+    {"tls_cert_file": __file__},
+    {"key_requests_per_minute": 5},
+    {"key_max_concurrent": 5},
+    {"max_batch_tokens": 8, "max_sequences": 9},
+    {"context_tokens": 1000, "max_sequence_tokens": 1001},
+    {"draft_ngrams": True, "draft_model": "d.gguf"},
+    {"draft_ngrams": True, "pooling": "mean"},
+    {"draft_model": "d.gguf", "pooling": "rank"},
+    {"lora": ["a=x.gguf"], "pooling": "last"},
+    {"chat_template": __file__, "pooling": "cls"},
+    {"ui": True, "pooling": "mean"},
+    {"kv_cache_type": "q8_0", "flash_attention": "off"},
+    {"prefix_cache_dir": "prefixes", "prefix_cache_mib": 0},
+    {"log_text": True, "log_level": "warning"},
+]
+
+
+@pytest.mark.parametrize("number", range(len(CONFLICTS)))
+def test_options_that_contradict_each_other(number: int) -> None:
+    """Each is found, and its message names the options by their flags."""
+    values = CONTRADICTIONS[number]
+    conflict = CONFLICTS[number]
     message = mistake(model="m", **values)
-    assert all(word in message for word in words), message
+    assert message == conflict.message.format(**{f: flag(f) for f in FIELDS}, of=_unchecked(**values))
+    assert any(flag(field) in message for field in values)
+    assert not conflict.holds(Settings(model="m"))
+
+
+def _unchecked(**values: Any) -> Settings:
+    """Settings whose options may contradict each other."""
+    given = {"model": "m", **values}
+    defaults = {name: info.default for name, info in Settings.model_fields.items()}
+    return Settings.model_construct(**defaults | given)
 
 
 def test_options_that_only_seem_to_contradict_each_other() -> None:

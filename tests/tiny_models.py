@@ -5,6 +5,7 @@ What they compute is computed again in numpy, straight from the papers' formulas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,10 +88,26 @@ def tiny_bert(path: Path, pooling: gguf.PoolingType | None, *, labels: int = 0) 
     return _write(writer, path, t)
 
 
-def tiny_llama(path: Path, pooling: gguf.PoolingType | None = None) -> TinyModel:
-    """A decoder with a token for each byte and letter; `pooling` is what the file says, if anything."""
+def tiny_llama(
+    path: Path,
+    pooling: gguf.PoolingType | None = None,
+    *,
+    further: Mapping[str, gguf.TokenType] | None = None,
+    title: str | None = None,
+    splitting: str | None = None,
+) -> TinyModel:
+    """A decoder with a token for each byte and letter.
+
+    Args:
+        path: file to write.
+        pooling: what the file says, if anything.
+        further: tokens beside these, and of which type they are.
+        title: of the model; llama.cpp goes by some.
+        splitting: how text is split before it is tokenized; llama.cpp goes by some here, too.
+    """
+    further = further or {}
     specials, byte_tokens = ["<unk>", "<s>", "</s>"], [f"<0x{i:02X}>" for i in range(256)]
-    tokens = [*specials, *byte_tokens, "\u2581", *LETTERS]
+    tokens = [*specials, *byte_tokens, "\u2581", *LETTERS, *further]
     random = np.random.default_rng(2)
     t: dict[str, Array] = {"token_embd.weight": _matrix(random, len(tokens), WIDTH)}
     t["output.weight"] = _matrix(random, len(tokens), WIDTH)
@@ -116,12 +133,17 @@ def tiny_llama(path: Path, pooling: gguf.PoolingType | None = None) -> TinyModel
     writer.add_rope_dimension_count(HEAD)
     if pooling is not None:
         writer.add_pooling_type(pooling)
+    if title is not None:
+        writer.add_name(title)
+    if splitting is not None:
+        writer.add_tokenizer_pre(splitting)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([-float(i) for i in range(len(tokens))])
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
     kinds += [gguf.TokenType.BYTE] * 256
-    writer.add_token_types(kinds + [gguf.TokenType.NORMAL] * (len(tokens) - len(kinds)))
+    kinds += [gguf.TokenType.NORMAL] * (len(tokens) - len(kinds) - len(further))
+    writer.add_token_types([*kinds, *further.values()])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)

@@ -125,11 +125,12 @@ class Prober:
         if self.abilities.parts:
             messages = [with_parts(message) for message in messages]
         try:
-            return self.template.render(
+            rendered = self.template.render(
                 messages, variables.pop("tools"), add_generation_prompt=prompt, **variables
             )
         except InvalidRequest:
             return None
+        return rendered.text
 
     def shows(self, messages: Sequence[Mapping[str, Any]], *words: str, **options: Any) -> bool:
         """Whether the words come back, in their order."""

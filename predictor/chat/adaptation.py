@@ -15,6 +15,7 @@ from typing import Any
 
 from predictor.chat.abilities import Abilities
 from predictor.chat.conversation import Call, Message
+from predictor.chat.provenance import from_user
 
 _BETWEEN = "\n\n"
 _ID_LENGTH = 9  # of Mistral's ids
@@ -65,8 +66,8 @@ def _calls_as_text(messages: Sequence[Message], write_calls: WriteCalls) -> list
     adapted = []
     for message in messages:
         if message.calls:
-            parts = [message.content, write_calls(message.calls)]
-            message = replace(message, content="\n".join(filter(None, parts)), calls=())
+            before = from_user(f"{message.content}\n") if message.content else ""
+            message = replace(message, content=before + write_calls(message.calls), calls=())
         adapted.append(message)
     return adapted
 

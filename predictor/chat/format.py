@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from predictor.chat import provenance
 from predictor.chat.abilities import THINKING, Abilities, learn_abilities, template_variables
 from predictor.chat.adaptation import adapt, for_template, with_instructions
 from predictor.chat.answer_reader import AnswerReader, PlainReader
@@ -94,14 +95,19 @@ class Prompt:
     """A rendered conversation.
 
     Attributes:
-        text: what the model reads.
+        rendered: what the model reads, and which of it the template wrote.
         in_thought: whether its end has begun a thought.
         may_think: whether the answer may begin with a thought of its own.
     """
 
-    text: str
+    rendered: provenance.Prompt
     in_thought: bool = False
     may_think: bool = False
+
+    @property
+    def text(self) -> str:
+        """What the model reads."""
+        return self.rendered.text
 
 
 class ChatFormat:
@@ -204,13 +210,14 @@ class ChatFormat:
         }
         if conversation.continue_final:
             return self._continued(adapted, variables)
-        text = self._render(adapted, variables, add_generation_prompt=conversation.add_generation_prompt)
+        rendered = self._render(adapted, variables, add_generation_prompt=conversation.add_generation_prompt)
+        text = rendered.text
         may_think = self.thinks and self.reasoning is not Reasoning.OFF and not self._has_closed_thought(text)
-        return Prompt(text, self._is_in_thought(text), may_think and conversation.add_generation_prompt)
+        return Prompt(rendered, self._is_in_thought(text), may_think and conversation.add_generation_prompt)
 
     def _render(
         self, messages: Sequence[Message], variables: Mapping[str, Any], *, add_generation_prompt: bool
-    ) -> str:
+    ) -> provenance.Prompt:
         given = {**variables, "add_generation_prompt": add_generation_prompt}
         tools = given.pop("tools")
         shown = for_template(messages, self.abilities)
@@ -251,14 +258,14 @@ class ChatFormat:
         last = messages[-1]
         mark = f"zq{secrets.token_hex(8)}"
         marked = [*messages[:-1], replace(last, content=last.content + mark)]
-        text = self._render(marked, variables, add_generation_prompt=False)
-        text, found, _ = text.rpartition(mark)
-        if not found:
+        rendered = self._render(marked, variables, add_generation_prompt=False)
+        end = rendered.text.rfind(mark)
+        if end < 0:
             raise InvalidRequest(
                 "the model's chat template doesn't show the last message as it is, so it can't be continued",
                 param="continue_final_message",
             )
-        return Prompt(text)
+        return Prompt(rendered.cut(end))
 
     def _is_in_thought(self, text: str) -> bool:
         thought = self.form.thought

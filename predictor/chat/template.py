@@ -1,7 +1,8 @@
 """Rendering of a model's own chat template.
 
 A template comes with the model file and is therefore untrusted: it is rendered in Jinja's immutable sandbox.
-The names and filters a template may use follow Hugging Face's `apply_chat_template`.
+The names and filters a template may use follow Hugging Face's `apply_chat_template`. What it renders is
+untrusted too: the prompt says which of its text the template wrote and which came with the request.
 """
 
 from __future__ import annotations
@@ -11,8 +12,15 @@ from typing import Any
 
 import jinja2
 
-from predictor.chat.sandbox import RefusedByTemplateError, TemplateSandbox, check_length, start_budget
+from predictor.chat.budget import check_length, start_budget
+from predictor.chat.provenance import Prompt, joined, own, traced
+from predictor.chat.sandbox import RefusedByTemplateError, TemplateSandbox
 from predictor.errors import InvalidRequest, StartupError
+
+# Some templates build control tokens of a message's role, such as <|user|>. Any other role is text.
+ROLES = frozenset(
+    {"assistant", "developer", "function", "ipython", "model", "system", "tool", "tool_response", "user"}
+)
 
 
 class ChatTemplate:
@@ -44,8 +52,10 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         **extra: Any,
-    ) -> str:
+    ) -> Prompt:
         """The prompt for a conversation.
+
+        Every text that comes in counts as the user's, but for known roles and what is `own` already.
 
         Args:
             messages: as this template takes them; see `predictor.chat.adaptation`.
@@ -56,18 +66,18 @@ class ChatTemplate:
         Raises:
             InvalidRequest: the template refuses the conversation or fails on it.
         """
-        variables = {
-            "messages": _copied(messages),
-            "tools": _copied(tools),
-            "add_generation_prompt": add_generation_prompt,
-            "bos_token": self.bos_token,
-            "eos_token": self.eos_token,
-            **_copied(extra),
-        }
         try:
+            variables = {
+                "messages": [_traced_message(message) for message in messages],
+                "tools": None if tools is None else traced(list(tools)),
+                "add_generation_prompt": add_generation_prompt,
+                "bos_token": self.bos_token,
+                "eos_token": self.eos_token,
+                **{name: traced(value) for name, value in extra.items()},
+            }
             text = self._run(variables)
             text.encode()
-            return text
+            return Prompt.of(text)
         except UnicodeEncodeError as error:
             raise _invalid("messages must be valid Unicode text, without lone surrogates") from error
         except RefusedByTemplateError as error:
@@ -75,9 +85,9 @@ class ChatTemplate:
         except Exception as error:  # Anything at all can happen in code that came with a model.
             raise _invalid(f"the model's chat template fails on these messages: {error}") from error
 
-    def writes_bos(self, text: str) -> bool:
+    def writes_bos(self, prompt: Prompt) -> bool:
         """Whether a rendered prompt already starts with the BOS token."""
-        return bool(self.bos_token) and text.startswith(self.bos_token)
+        return bool(self.bos_token) and prompt.starts_with(self.bos_token)
 
     def _run(self, variables: dict[str, Any]) -> str:
         start_budget()
@@ -87,14 +97,12 @@ class ChatTemplate:
             size += len(piece)
             check_length(size)
             pieces.append(piece)
-        return "".join(pieces)
+        return joined(pieces)
 
 
-def _copied(value: Any) -> Any:
-    """A copy that a template may change: only objects and lists can be."""
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
+def _traced_message(message: Mapping[str, Any]) -> Any:
+    role = message["role"]
+    return traced({**message, "role": own(role)} if role in ROLES else dict(message))
 
 
 def _invalid(message: str) -> InvalidRequest:

@@ -7,20 +7,21 @@ from collections.abc import Sequence
 
 from predictor.chat.conversation import Call
 from predictor.chat.form import CallForm, Pattern, PythonArguments
+from predictor.chat.provenance import from_user, own
 
 
 def written_calls(form: CallForm, calls: Sequence[Call]) -> str:
-    """The text of calls as the model would write them."""
-    text = _filled(form.head)
+    """The text of calls as the model would write them; its marks count as the template's own text."""
+    text: str = _filled(form.head)
     for i, call in enumerate(calls):
         if i:
             text += _filled(form.between or form.head)
-        text += call.name + _filled(form.middle) + _arguments(form, call)
+        text += from_user(call.name) + _filled(form.middle) + from_user(_arguments(form, call))
     return text + _filled(form.tail)
 
 
 def _filled(pattern: Pattern) -> str:
-    return "".join("0" if part is None else part for part in pattern)
+    return own("".join("0" if part is None else part for part in pattern))
 
 
 def _arguments(form: CallForm, call: Call) -> str:

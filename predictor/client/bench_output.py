@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from predictor.client.bench import Report, Statistics
+from predictor.client.bench import Load, Report, Statistics
 from predictor.client.endpoint import ClientError
 from predictor.client.load import Stream
 from predictor.client.records import LoadResult, percentile
@@ -88,8 +88,22 @@ def check_plot(path: Path) -> None:
         raise ClientError(f"--plot {path}: give a file name that ends with .svg, .png or .pdf")
 
 
-def write_plot(result: LoadResult, path: Path) -> None:
+def plot_title(load: Load, report: Report) -> str:
+    """What was asked and how, in one line."""
+    how = f"{load.concurrency} at once" if load.request_rate is None else f"{load.request_rate:g} per second"
+    return (
+        f"{load.model}: {report.completed} requests, {how}, about {load.prompt_tokens} prompt tokens and "
+        f"{load.output_tokens} output tokens each"
+    )
+
+
+def write_plot(result: LoadResult, path: Path, title: str) -> None:
     """Draw the distribution of each latency over the requests.
+
+    Args:
+        result: of the load.
+        path: an image file; its name's ending says of which kind.
+        title: what was asked and how, above the panels.
 
     Raises:
         OSError: the file can't be written.
@@ -101,20 +115,22 @@ def write_plot(result: LoadResult, path: Path) -> None:
         ("gap between two events", result.inter_token_latencies),
         ("end to end", [record.duration for record in result.records if record.error is None]),
     ]
-    panels = [(title, values) for title, values in panels if values]
+    panels = [(name, values) for name, values in panels if values]
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width * max(len(panels), 1), height), layout="constrained")
-    for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw_distribution(axes, title, values)
+    figure.suptitle(title, fontsize=9)
+    for axes, (name, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_distribution(axes, name, values)
     figure.savefig(path)
 
 
 def _draw_distribution(axes, title: str, values: Sequence[float]) -> None:  # type: ignore[no-untyped-def]
     milliseconds = [value * 1000 for value in values]
     axes.ecdf(milliseconds)
-    for percent in (50, 95, 99):
+    # In the legend, since marks at the lines would cover each other where the percentiles are close.
+    for percent, style in ((50, ":"), (95, "--"), (99, "-.")):
         place = percentile(milliseconds, percent)
-        axes.axvline(place, linestyle=":", color="grey", linewidth=1)
-        axes.text(place, percent / 100, f" p{percent} {place:,.0f}", fontsize=7)
+        axes.axvline(place, linestyle=style, color="grey", linewidth=1, label=f"p{percent} {place:,.0f} ms")
+    axes.legend(fontsize=7, loc="lower right", frameon=True)
     axes.set(title=title, xlabel="ms", ylabel="share of all", ylim=(0, 1.02))
     axes.spines[["top", "right"]].set_visible(False)

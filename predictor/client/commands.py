@@ -95,7 +95,7 @@ def bench(
     from rich.console import Console
 
     from predictor.client.bench import Load, run
-    from predictor.client.bench_output import LoadProgress, check_plot, tables, write_plot
+    from predictor.client.bench_output import LoadProgress, check_plot, plot_title, tables, write_plot
     from predictor.client.endpoint import Endpoint
 
     try:
@@ -123,7 +123,7 @@ def bench(
         if json_file is not None:
             report.save(json_file)
         if plot is not None:
-            write_plot(result, plot)
+            write_plot(result, plot, plot_title(load, report))
     except PredictorError as error:
         fail(error.message)
     except OSError as error:

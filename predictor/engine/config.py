@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -155,3 +155,16 @@ class EngineStats:
     waiting_adapters: tuple[str, ...] = ()
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+
+    def at_the_end(self) -> EngineStats:
+        """The same totals, and nothing that runs, waits or takes memory."""
+        return replace(
+            self,
+            running=0,
+            waiting=0,
+            kv_used=0,
+            kv_pinned=0,
+            host_cache_bytes=0,
+            running_adapters=(),
+            waiting_adapters=(),
+        )

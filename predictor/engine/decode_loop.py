@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Collection
 
 from predictor.engine.adapter_turns import AdapterTurns
@@ -65,7 +65,7 @@ class DecodeLoop:
         self.context_tokens = layout.params.context_tokens
         self.max_sequence_tokens = layout.max_sequence_tokens
         self._step_cost = StepCost()
-        self._speculator = make_speculator(model, config, layout, self._step_cost)
+        self._speculator = make_speculator(model, config, layout, self._step_cost, abort)
         self.whole_prompts = layout.whole_prompts
         # Before the context, which allocates for the adapters that there are.
         self._adapters = {
@@ -92,6 +92,7 @@ class DecodeLoop:
         self._outbox = Outbox()
         make_output = Generator if config.pooling is None else Pooler
         self._generator = make_output(model, self._context, self._outbox, observer, self._forget)
+        self._ended = False
         self._steps = self._prompt_tokens = self._generated_tokens = 0
         self._decode_seconds = self._step_seconds = 0.0
         started = time.perf_counter()
@@ -115,6 +116,7 @@ class DecodeLoop:
 
     def end_all(self, error: Exception) -> None:
         """End every job with an error, for good: cells don't count any more."""
+        self._ended = True
         for job in self._jobs.values():
             self._outbox.put(job.stream, error)
             self._release(job, None)
@@ -132,12 +134,15 @@ class DecodeLoop:
         for prefix in prefixes:
             self._scheduler.host.add(prefix)
 
-    def prefixes(self) -> list[Prefix]:
-        """Everything that later requests could reuse, the most recently used first."""
-        return self._cells.prefixes()
+    def prefixes(self, is_stored: Callable[[Collection[int], str | None], bool]) -> Iterator[Prefix]:
+        """Everything that later requests could reuse; see `CellKeeper.prefixes`."""
+        return self._cells.prefixes(is_stored)
 
     def stats(self) -> EngineStats:
         """Figures now; may be called from any thread."""
+        return self._stats().at_the_end() if self._ended else self._stats()
+
+    def _stats(self) -> EngineStats:
         scheduler = self._scheduler
         return EngineStats(
             running=len(scheduler.running),
@@ -172,8 +177,7 @@ class DecodeLoop:
         What was sampled goes out with the next step, or by `send` where there is none.
         """
         started = time.perf_counter()
-        chunks = self._scheduler.schedule(self._pacer.budget)
-        self._cells.carry_out()
+        chunks = self._with_cells(self._scheduler.schedule(self._pacer.budget))
         if not chunks:
             self.send()
             return
@@ -185,12 +189,21 @@ class DecodeLoop:
         self._observe_step(chunks, seconds)
         self._scheduler.commit(chunks)
         for job, index in outputs:
-            self._generated_tokens += self._advance(job, index, drafts.get(job.sequence, []))
+            self._generated_tokens += self._advance_alone(job, index, drafts.get(job.sequence, []))
         # What ended in this step may be saved for the requests of the next.
         self._cells.carry_out()
         self._steps += 1
         self._decode_seconds += seconds
         self._step_seconds += time.perf_counter() - started
+
+    def _with_cells(self, chunks: Collection[Chunk]) -> list[Chunk]:
+        """The chunks whose sequences have the cells before them; the others begin anew with the next step."""
+        lost_ids = self._cells.take_lost()
+        lost = [s for s in self._scheduler.running if s.sequence_id in lost_ids]
+        for sequence in lost:
+            self._scheduler.recompute(sequence)
+        self._cells.carry_out()
+        return [chunk for chunk in chunks if chunk.sequence not in lost]
 
     def _drafts(self, chunks: Collection[Chunk]) -> dict[Sequence, list[int]]:
         """Guesses to check in this step; none beside prompts, which fill a step by themselves."""
@@ -198,7 +211,14 @@ class DecodeLoop:
             return {}
         cache = self._scheduler.cache
         room = min(self._batch.capacity, cache.capacity - cache.used) - len(chunks)
-        return self._speculator.propose([chunk.sequence for chunk in chunks], room)
+        # Guessing may take as long as a step: what was sampled before goes out first.
+        self.send()
+        return self._speculator.propose(
+            [chunk.sequence for chunk in chunks],
+            room,
+            running=self._scheduler.running,
+            seconds=self._pacer.spare_seconds(decode_tokens=len(chunks)),
+        )
 
     def _observe_step(self, chunks: Collection[Chunk], seconds: float) -> None:
         decoding = sum(chunk.sequence.is_decoding for chunk in chunks)
@@ -208,6 +228,16 @@ class DecodeLoop:
             decode_tokens=self._batch.size - prefilled, prompt_tokens=prefilled, seconds=seconds
         )
         self._prompt_tokens += prefilled
+
+    def _advance_alone(self, job: Job, index: int, draft: list[int]) -> int:
+        """Advance a sequence; whatever fails there costs that sequence and no other."""
+        try:
+            return self._advance(job, index, draft)
+        except Exception as error:
+            logger.exception("a sequence failed and is ended")
+            if job.sequence in self._jobs:
+                self._generator.fail(job, EngineFailure(f"this request failed: {error}"))
+            return 0
 
     def _advance(self, job: Job, index: int, draft: list[int]) -> int:
         """Sample a sequence's next token, and one more for every guess that it confirms.

@@ -19,12 +19,14 @@ from predictor.engine.decode_loop import DecodeLoop
 from predictor.engine.detokenizer import Detokenizer
 from predictor.engine.generator import Job
 from predictor.engine.llama import AbortFlag, Model, Sampler
-from predictor.engine.llama.openblas import load_openblas
+from predictor.engine.llama.openblas import load_openblas, what_is_missing
 from predictor.engine.llama.pairs import pair_tokens
 from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserver
+from predictor.engine.prefix_saver import PrefixSaver
 from predictor.engine.request import Request
 from predictor.engine.request_checks import RequestChecks
 from predictor.engine.sequence import Sequence
+from predictor.engine.special_tokens import Segment
 from predictor.engine.stream import TokenStream
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import (
@@ -38,8 +40,8 @@ from predictor.errors import (
 
 logger = logging.getLogger(__name__)
 
-# Prefixes are saved about this often, so that a killed process loses little.
-SAVE_SECONDS = 300
+# How long `close` waits for who works with the vocabulary.
+HOLD_SECONDS = 2
 
 
 class Engine:
@@ -71,9 +73,13 @@ class Engine:
         self._closed = False
         self._request_seconds = 0.0
         self._draining = False
+        self._end: PredictorError | None = None
         self.failure: EngineFailure | None = None
         if config.openblas:
-            logger.info("prompts are read with OpenBLAS" if load_openblas() else "OpenBLAS isn't installed")
+            if load_openblas():
+                logger.info("prompts are read with OpenBLAS")
+            else:
+                logger.info("prompts are read without OpenBLAS: %s", what_is_missing())
         self.model = Model(
             config.model_path,
             gpu_layers=config.gpu_layers,
@@ -83,7 +89,7 @@ class Engine:
         if not self.model.can_generate:
             raise ModelLoadError(f"{config.model_path} has no decoder: it can't generate text")
         self._store = config.prefix_store
-        self._next_save = time.monotonic() + SAVE_SECONDS
+        self._saver = PrefixSaver(self._store, self._tell) if self._store else None
         made: Future[DecodeLoop] = Future()
         self._thread = threading.Thread(target=self._run, args=(made,), name="decode", daemon=True)
         self._thread.start()
@@ -120,6 +126,24 @@ class Engine:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of a text; see `Model.tokenize`."""
         return self.model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def tokenize_segments(
+        self, segments: Collection[Segment], *, add_special: bool, markers: frozenset[int] = frozenset()
+    ) -> list[int]:
+        """Token ids of a prompt by its segments; see `Model.tokenize_segments`."""
+        return self.model.tokenize_segments(segments, add_special=add_special, markers=markers)
+
+    def markers(self, source: str) -> frozenset[int]:
+        """See `Model.markers`."""
+        return self.model.markers(source)
+
+    def check_count(self, requests: int) -> None:
+        """Refuse more requests than can ever be taken together; see `RequestChecks.check_count`."""
+        self._checks.check_count(requests)
+
+    def check_length(self, characters: int, param: str) -> None:
+        """Refuse a text that can't fit whatever its tokens are; see `RequestChecks.check_length`."""
+        self._checks.check_length(characters, param)
 
     def tokenize_pair(self, query: str, document: str) -> list[int]:
         """Token ids of a query and a document for a reranker; see `pair_tokens`."""
@@ -164,8 +188,20 @@ class Engine:
         except PredictorError as error:
             self._observer.refused(len(requests), _refusal(error))
             raise
-        self._tell([(job, True) for job in jobs])
+        self._start(jobs)
         return [job.stream for job in jobs]
+
+    def _start(self, jobs: list[Job]) -> None:
+        """Give the decode thread jobs, unless it ended since they were admitted."""
+        with self._wake:
+            if self._end is None:
+                self._inbox.extend((job, True) for job in jobs)
+                self._wake.notify()
+                return
+        for job in jobs:
+            job.sampler.close()
+        self._release_places(len(jobs))
+        raise self._end
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new requests and wait for the running ones.
@@ -186,19 +222,26 @@ class Engine:
         """
         self._draining = True
         self._closing.set()
-        self._tell([])
+        self._tell()
 
     def close(self) -> None:
-        """Abort and free everything, once nobody holds the vocabulary; nobody may use the engine any more."""
+        """Abort and free everything, once nobody holds the vocabulary; nobody may use the engine any more.
+
+        Where somebody holds it for long, the model isn't freed: the process is about to end anyway.
+        """
         self.abort()
         self._thread.join()
         with self._wake:
             self._closed = True
-            self._wake.wait_for(lambda: not self._vocabulary_users)
-        self.model.close()
+            unused = self._wake.wait_for(lambda: not self._vocabulary_users, HOLD_SECONDS)
+        if unused:
+            self.model.close()
+        else:
+            logger.warning("a text or a grammar still uses the vocabulary, so the model stays in memory")
 
     def _admit(self, requests: Collection[Request]) -> list[Job]:
-        for request in requests:
+        # The choices of one prompt share it, and a long one must not be checked for each of them.
+        for request in {(id(request.prompt), request.adapter): request for request in requests}.values():
             self._checks.check(request)
         self._reserve_places(len(requests))
         jobs: list[Job] = []
@@ -212,9 +255,8 @@ class Engine:
         return jobs
 
     def _reserve_places(self, count: int) -> None:
-        places = self.config.max_sequences + self.config.max_queue
-        if count > places:
-            raise InvalidRequest(f"{count} prompts in one call, but at most {places} fit: split the call")
+        self._checks.check_count(count)
+        places = self._checks.places
         with self._wake:
             if self._draining:
                 raise NotReady("the server is shutting down; send the request to another replica")
@@ -242,14 +284,15 @@ class Engine:
     def _new_job(self, request: Request) -> Job:
         params = request.params
         room = self.max_sequence_tokens - len(request.prompt)
-        most = 0 if self.config.pooling is not None else min(params.max_tokens or room, room)
+        wanted = room if params.max_tokens is None else min(params.max_tokens, room)
+        most = 0 if self.config.pooling is not None else wanted
         sequence = Sequence(request, most)
         sampler = Sampler(self.model, params, request.prompt)
-        stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell([(job, False)]))
+        stream = TokenStream(asyncio.get_running_loop(), lambda: self._tell((job, False)))
         job = Job(sequence, sampler, Detokenizer(params.stop), stream)
         return job
 
-    def _tell(self, commands: list[tuple[Job, bool]]) -> None:
+    def _tell(self, *commands: tuple[Job, bool]) -> None:
         """Give the decode thread jobs to start (True) or to cancel (False), and wake it."""
         with self._wake:
             self._inbox.extend(commands)
@@ -268,7 +311,8 @@ class Engine:
                 loop.step()
                 if not loop.has_work:
                     loop.send()
-                self._save_at_intervals(loop)
+                if self._saver is not None:
+                    self._saver.advance(loop)
         except Exception as error:
             logger.exception("the decode thread failed")
             self.failure = EngineFailure(f"the engine failed: {error}")
@@ -287,27 +331,27 @@ class Engine:
         return loop
 
     def _wind_up(self, loop: DecodeLoop) -> None:
-        self._draining = True
         self._closing.set()
+        with self._wake:
+            self._draining = True
+            # From here on nothing comes into the inbox that would have to be ended.
+            self._end = self.failure or NotReady("the server was shut down before the request was done")
         self._take_commands(loop)
-        loop.end_all(self.failure or NotReady("the server was shut down before the request was done"))
-        if self._store is not None and self.failure is None:
-            self._store.save(loop.prefixes())
+        loop.end_all(self._end)
+        try:
+            if self._saver is not None and self.failure is None:
+                self._saver.finish(loop)
+        except Exception:
+            logger.exception("prefixes could not be saved at the end")
         loop.close()
-
-    def _save_at_intervals(self, loop: DecodeLoop) -> None:
-        """Save prefixes; writing them gets a thread of its own."""
-        if self._store is None or time.monotonic() < self._next_save:
-            return
-        self._next_save = time.monotonic() + SAVE_SECONDS
-        threading.Thread(target=self._store.save, args=(loop.prefixes(),), daemon=True).start()
 
     def _take_commands(self, loop: DecodeLoop) -> bool:
         """Start and cancel jobs, waiting a while when there is nothing to do; False on closing."""
         with self._wake:
             while not (self._inbox or loop.has_work or self._closing.is_set()):
-                if not self._wake.wait(SAVE_SECONDS):
+                if self._saver is not None and self._saver.has_work:
                     break
+                self._wake.wait(None if self._saver is None else self._saver.idle_seconds)
             commands = list(self._inbox)
             self._inbox.clear()
         for job, start in commands:

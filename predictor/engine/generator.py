@@ -62,6 +62,9 @@ class Generator:
     def advance(self, job: Job, index: int) -> int | None:
         """Sample a sequence's next token and pass its text on; None where that ended the sequence."""
         sequence, params = job.sequence, job.sequence.request.params
+        if not sequence.max_tokens:
+            self.finish(job, "", FinishReason.LENGTH)
+            return None
         distribution = None
         if params.top_logprobs is not None:
             distribution = LogSoftmax(self._context.logits(index), params.top_logprobs, self._model.piece)

@@ -35,6 +35,9 @@ class Prefix(Protocol):
     def read(self) -> npt.NDArray[np.uint8]:
         """The state, in llama.cpp's own format."""
 
+    def drop(self) -> None:
+        """It can't be used: let nobody find it again."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedPrefix:
@@ -59,6 +62,9 @@ class SavedPrefix:
         """The state."""
         return self.state
 
+    def drop(self) -> None:
+        """Nothing: it is nowhere but in memory."""
+
 
 class HostCache:
     """Saved prefixes, the longest unused of which goes first when memory runs out.
@@ -77,9 +83,9 @@ class HostCache:
         return iter(self._entries.values())
 
     def add(self, saved: Prefix) -> None:
-        """Keep an entry; those that it contains go."""
+        """Keep an entry; those that it contains go, but none on disk for one in memory, which may go soon."""
         for other in list(self):
-            if other.adapter != saved.adapter:
+            if other.adapter != saved.adapter or (saved.memory_bytes and not other.memory_bytes):
                 continue
             if common_prefix(saved.tokens, other.tokens) == len(other.tokens):
                 self.discard(other)
@@ -89,12 +95,15 @@ class HostCache:
             self.discard(next(other for other in self if other.memory_bytes))
 
     def match(self, tokens: Sequence[int], adapter: str | None = None) -> tuple[Prefix | None, int]:
-        """The entry of an adapter that shares the longest beginning with `tokens`, and how long that is."""
+        """The entry of an adapter that shares the longest beginning with `tokens`, and how long that is.
+
+        Of several with the same, one in memory is taken.
+        """
         best: Prefix | None = None
         length = 0
         for saved in self:
             shared = common_prefix(saved.tokens, tokens) if saved.adapter == adapter else 0
-            if shared > length:
+            if shared > length or (shared == length and best and saved.memory_bytes > best.memory_bytes == 0):
                 best, length = saved, shared
         return best, length
 

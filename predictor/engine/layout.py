@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from predictor.engine.config import EngineConfig, fits_slots, kv_cache_tokens
 from predictor.engine.draft_model import DraftModel, load_draft_model
 from predictor.engine.kv_cache import KVCache
-from predictor.engine.llama import ContextParams, Model
+from predictor.engine.llama import AbortFlag, ContextParams, Model
 from predictor.engine.ngram_drafter import NgramDrafter
 from predictor.engine.pooler import reads_last_token
 from predictor.engine.prefix_cache import PrefixCache
@@ -90,7 +90,9 @@ def make_kv_cache(config: EngineConfig, layout: Layout) -> KVCache:
     )
 
 
-def make_speculator(model: Model, config: EngineConfig, layout: Layout, cost: StepCost) -> Speculator | None:
+def make_speculator(
+    model: Model, config: EngineConfig, layout: Layout, cost: StepCost, abort: AbortFlag
+) -> Speculator | None:
     """What guesses tokens; None where nothing is to.
 
     Raises:
@@ -101,8 +103,11 @@ def make_speculator(model: Model, config: EngineConfig, layout: Layout, cost: St
         return None
     if config.draft_model is not None:
         draft = load_draft_model(config.draft_model, model, gpu_layers=config.gpu_layers)
-        params = replace(layout.params, outputs=0)
-        drafter = DraftModel(draft, params)
+        # Whatever adapter a sequence has, the draft is computed without, so all may share cells.
+        cells_of = replace(config, host_cache_bytes=0, adapters={})
+        drafter = DraftModel(
+            draft, replace(layout.params, outputs=0), lambda: make_kv_cache(cells_of, layout), abort
+        )
     elif config.draft_ngrams:
         drafter = NgramDrafter()
     else:

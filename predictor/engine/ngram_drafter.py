@@ -6,7 +6,7 @@ from given passages, and needs no second model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from weakref import WeakKeyDictionary
 
 from predictor.engine.sequence import Sequence
@@ -45,6 +45,19 @@ class NgramDrafter:
 
     def __init__(self) -> None:
         self._indexes: WeakKeyDictionary[Sequence, _Index] = WeakKeyDictionary()
+
+    def reading_seconds(self, _sequence: Sequence) -> float:
+        """See `Drafter`."""
+        return 0.0
+
+    def forget(self) -> None:
+        """See `Drafter`."""
+        self._indexes.clear()
+
+    def prepare(
+        self, _sequences: Collection[Sequence], _running: Collection[Sequence], _seconds: float
+    ) -> None:
+        """See `Drafter`."""
 
     def propose(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
         """See `Drafter`."""

@@ -30,6 +30,10 @@ class PrefillPacer:
         self._max_lone_step_seconds = max_lone_step_seconds
         self._min_tokens = min_tokens
 
+    def spare_seconds(self, *, decode_tokens: int) -> float:
+        """What is left of a step that decodes so many tokens while streams wait for it; may be negative."""
+        return (1 - MARGIN) * self._max_step_seconds - self._cost.decoding(decode_tokens)
+
     def budget(self, *, decode_tokens: int, streams_wait: bool) -> int | None:
         """Prompt tokens for the next step; None before anything was measured.
 
@@ -41,5 +45,5 @@ class PrefillPacer:
             return None
         seconds = self._max_lone_step_seconds
         if streams_wait:
-            seconds = (1 - MARGIN) * self._max_step_seconds - self._cost.decoding(decode_tokens)
+            seconds = self.spare_seconds(decode_tokens=decode_tokens)
         return max(self._min_tokens, int(seconds / self._cost.per_prompt_token))

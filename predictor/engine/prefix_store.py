@@ -1,77 +1,44 @@
 """Saved prefixes on disk, so that a new process answers long prompts without reading them again.
 
-Each file holds one prefix: a JSON line with what follows and for which model it holds, the tokens, the state.
-A file that is damaged, cut short or of another model is ignored with a warning, and its prefix computed
-again.
+The folder is a cache that other processes share, of which any may die at any write, and that people tidy up.
+So one bad item costs that item: a file that is damaged, cut short, of another model or gone is skipped, and
+its prefix computed and saved again. `prefix_file` has the format of a file.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
-import json
 import logging
 import os
-import zlib
+import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from predictor.engine.host_cache import Prefix
+from predictor.engine.prefix_file import (
+    BadPrefixFileError,
+    StoredPrefix,
+    header_of,
+    open_file,
+    read_header,
+)
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "kserve-llamacpp prefix 1"
 SUFFIX = ".prefix"
-MAX_HEADER_BYTES = 4096
-SAMPLE_BYTES = 1 << 20
-
-
-class BadPrefixFileError(Exception):
-    """A file that isn't a saved prefix of this model."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredPrefix:
-    """A prefix on disk; the state is read when it is needed.
-
-    Attributes:
-        path: its file.
-        tokens: from position 0 on.
-        size: bytes of state.
-        checksum: CRC-32 of the state.
-        adapter: which adapter computed it, None for the model alone.
-    """
-
-    path: Path
-    tokens: list[int]
-    size: int
-    checksum: int
-    adapter: str | None = None
-
-    @property
-    def memory_bytes(self) -> int:
-        """None of it is in memory."""
-        return 0
-
-    def read(self) -> npt.NDArray[np.uint8]:
-        """The state.
-
-        Raises:
-            BadPrefixFileError: the file is gone, cut short or damaged.
-        """
-        try:
-            with self.path.open("rb") as file:
-                file.seek(-self.size, os.SEEK_END)
-                state = np.fromfile(file, np.uint8)
-        except OSError as error:
-            raise BadPrefixFileError(f"{self.path}: {error}") from error
-        if len(state) != self.size or zlib.crc32(state.data) != self.checksum:
-            raise BadPrefixFileError(f"{self.path} is damaged")
-        return state
+UNFINISHED = ".tmp"
+# What is wrong with the disk is wrong for every file.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+# Between the ages of two prefixes of one save, the most useful being the youngest.
+AGE_STEP_NS = 1_000_000
 
 
 class PrefixStore:
@@ -94,122 +61,198 @@ class PrefixStore:
         self._adapter_keys: dict[str | None, str] = {None: ""}
         self._adapter_keys.update(adapter_keys or {})
         self._adapters = {key: name for name, key in reversed(self._adapter_keys.items())}
+        # Inode and size of files that this process wrote or read in whole.
+        self._intact: dict[Path, tuple[int, int]] = {}
 
     def load(self) -> list[StoredPrefix]:
         """What is there, the longest unused first; bad files are named in the log and skipped."""
-        return [stored for path in self._files() if (stored := self._open(path)) is not None]
+        self._sweep()
+        found: list[StoredPrefix] = []
+        total = 0
+        for path, status in reversed(self._files()):
+            if total + status.st_size <= self._max_bytes and (stored := self._open(path)) is not None:
+                found.append(stored)
+                total += status.st_size
+        return found[::-1]
+
+    def holds(self, tokens: Sequence[int], adapter: str | None) -> bool:
+        """Whether a prefix is on disk and known to be intact, so that saving it needs no state."""
+        return self._is_known(self._path(np.asarray(tokens, np.int32), adapter))
 
     def save(self, prefixes: Iterable[Prefix]) -> int:
         """Write prefixes, the most useful first, until the limit; the oldest others go.
 
+        Args:
+            prefixes: taken one at a time, and the state of each read only where it isn't on disk yet.
+
         Returns:
-            How many are stored now. A full or read-only disk ends it early with a warning.
+            How many are stored now. What can't be written is named in one warning.
         """
-        kept: set[Path] = set()
-        used = 0
+        kept: dict[Path, int] = {}
+        problems: list[str] = []
+        now = time.time_ns()
+
+        def keep(prefix: Prefix) -> bool:
+            """Whether to go on."""
+            try:
+                self._keep(prefix, kept, now - len(kept) * AGE_STEP_NS)
+            except _FullError:
+                return False
+            except (OSError, BadPrefixFileError, MemoryError) as error:
+                problems.append(str(error))
+                return not (isinstance(error, OSError) and error.errno in _DISK_ERRORS)
+            return True
+
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for prefix in prefixes:
-                path = self._write(prefix)
-                kept.add(path)
-                used += path.stat().st_size
-                if used > self._max_bytes:
-                    break
-            self._remove_oldest(kept)
-        except (OSError, BadPrefixFileError) as error:
-            logger.warning("prefixes can't be saved in %s: %s", self._folder, error)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            problems.append(str(error))
+        else:
+            self._sweep()
+            # `map` holds no prefix while the next one is copied.
+            all(map(keep, prefixes))
+            self._make_room(kept, 0)
+        if problems:
+            logger.warning("some prefixes can't be saved in %s: %s", self._folder, problems[-1])
         return len(kept)
 
-    def _files(self) -> list[Path]:
+    def _path(self, tokens: npt.NDArray[np.int32], adapter: str | None) -> Path:
+        content = self._adapter_keys[adapter].encode() + tokens.tobytes()
+        return self._folder / (hashlib.sha256(content).hexdigest()[:32] + SUFFIX)
+
+    def _files(self, suffix: str = SUFFIX) -> list[tuple[Path, os.stat_result]]:
+        """Files of a kind and their status, the longest unused first."""
+        found = []
         try:
-            return sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    with suppress(OSError):  # gone since it was listed
+                        if entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False):
+                            found.append((Path(entry.path), entry.stat(follow_symlinks=False)))
+        except FileNotFoundError:
+            return []
         except OSError as error:
             logger.warning("the prefix folder %s can't be read: %s", self._folder, error)
-            return []
+        now = time.time_ns()
+        # A clock that was set back leaves files of the future: they must not outlive all others.
+        return sorted(found, key=lambda item: (item[1].st_mtime_ns <= now, item[1].st_mtime_ns))
 
     def _open(self, path: Path) -> StoredPrefix | None:
         try:
-            with path.open("rb") as file:
-                return self._parse(path, file)
-        except (OSError, BadPrefixFileError, ValueError, KeyError, TypeError) as error:
-            logger.warning("ignoring the saved prefix %s: %s", path, error)
+            with open_file(path) as file:
+                header, tokens = read_header(file, self._key)
+        except (OSError, BadPrefixFileError, MemoryError) as error:
+            logger.warning("ignoring the saved prefix %s: %s", ascii(path.name), error)
             return None
-
-    def _parse(self, path: Path, file: BinaryIO) -> StoredPrefix | None:
-        header: dict[str, Any] = json.loads(file.readline(MAX_HEADER_BYTES))
-        if header["format"] != FORMAT or header["key"] != self._key:
-            raise BadPrefixFileError("it belongs to another model or version")
-        count, size = int(header["tokens"]), int(header["state_bytes"])
-        here = file.tell()
-        if count <= 0 or size <= 0 or path.stat().st_size != here + 4 * count + size:
-            raise BadPrefixFileError("it is cut short")
-        tokens = np.fromfile(file, np.int32, count)
-        if zlib.crc32(tokens.tobytes()) != header["tokens_crc32"]:
-            raise BadPrefixFileError("it is damaged")
-        adapter = header.get("adapter", "")
-        if adapter not in self._adapters:
+        if header.adapter not in self._adapters:
             return None
-        return StoredPrefix(path, tokens.tolist(), size, int(header["state_crc32"]), self._adapters[adapter])
+        adapter = self._adapters[header.adapter]
+        return StoredPrefix(path, tokens.tolist(), header.state_bytes, header.state_crc32, adapter)
 
-    def _write(self, prefix: Prefix) -> Path:
-        array = np.asarray(prefix.tokens, np.int32)
-        adapter = self._adapter_keys[prefix.adapter]
-        name = hashlib.sha256(adapter.encode() + array.tobytes()).hexdigest()[:32]
-        path = self._folder / (name + SUFFIX)
-        if path.exists():
-            os.utime(path)
-            return path
+    def _keep(self, prefix: Prefix, kept: dict[Path, int], used_at: int) -> None:
+        """Make sure that a prefix is on disk."""
+        tokens = np.asarray(prefix.tokens, np.int32)
+        path = self._path(tokens, prefix.adapter)
+        used = sum(kept.values())
+        if isinstance(prefix, StoredPrefix) and prefix.path == path and path.is_file():
+            size = path.stat().st_size
+        else:
+            size = self._intact_size(path) or self._add(path, tokens, prefix, kept)
+        if used + size > self._max_bytes:
+            raise _FullError
+        kept[path] = size
+        with suppress(OSError):  # somebody else's file
+            os.utime(path, ns=(used_at, used_at))
+
+    def _add(
+        self, path: Path, tokens: npt.NDArray[np.int32], prefix: Prefix, kept: Mapping[Path, int]
+    ) -> int:
+        """Write a prefix that isn't on disk where it fits; returns the size of its file."""
         state = prefix.read()
-        header = {
-            "format": FORMAT,
-            "key": self._key,
-            "adapter": adapter,
-            "tokens": len(array),
-            "tokens_crc32": zlib.crc32(array.tobytes()),
-            "state_bytes": state.nbytes,
-            "state_crc32": zlib.crc32(state.data),
-        }
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        if not state.nbytes:
+            raise BadPrefixFileError("llama.cpp gave no state")
+        line = header_of(self._key, self._adapter_keys[prefix.adapter], tokens, state).line()
+        size = len(line) + tokens.nbytes + state.nbytes
+        if size > self._max_bytes:
+            raise BadPrefixFileError(f"one of {size:,} bytes is larger than the limit")
+        if sum(kept.values()) + size <= self._max_bytes:
+            self._make_room(kept, size)
+            self._write(path, line, tokens, state)
+        return size
+
+    def _is_known(self, path: Path) -> bool:
+        """Whether a file is still the one that was found to be intact."""
         try:
-            with temporary.open("wb") as file:
-                file.write(json.dumps(header).encode() + b"\n")
-                array.tofile(file)
-                state.tofile(file)
-                file.flush()
-                os.fsync(file.fileno())
+            status = path.stat(follow_symlinks=False)
+        except OSError:
+            return False
+        return self._intact.get(path) == (status.st_ino, status.st_size)
+
+    def _intact_size(self, path: Path) -> int:
+        """Size of a file, from whomever, that holds what its name says, else 0; it is read in whole once."""
+        if not self._is_known(path):
+            try:
+                with open_file(path) as file:
+                    header, tokens = read_header(file, self._key)
+                    status = os.fstat(file.fileno())
+                if self._path(tokens, self._adapters[header.adapter]) != path:
+                    return 0
+                StoredPrefix(path, [], header.state_bytes, header.state_crc32).read()
+            except (OSError, BadPrefixFileError, MemoryError, KeyError):
+                return 0
+            self._intact[path] = (status.st_ino, status.st_size)
+        return self._intact[path][1]
+
+    def _write(
+        self, path: Path, header: bytes, tokens: npt.NDArray[np.int32], state: npt.NDArray[np.uint8]
+    ) -> None:
+        with self._unfinished(path) as (temporary, file):
+            for part in (header, tokens.data, state.data):
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+            status = os.fstat(file.fileno())
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        self._intact[path] = (status.st_ino, status.st_size)
 
-    def _remove_oldest(self, kept: set[Path]) -> None:
-        """Keep within the limit: files that were not just written go first, the oldest before the others."""
-        files = sorted(self._files(), key=lambda path: path in kept)
-        total = sum(path.stat().st_size for path in files)
-        for path in files:
-            if total <= self._max_bytes:
+    @contextmanager
+    def _unfinished(self, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+        """A file of a name that no other process takes, locked as long as this one lives; gone afterwards."""
+        while True:
+            descriptor, name = tempfile.mkstemp(UNFINISHED, f"{path.stem}-", self._folder)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
                 break
-            total -= path.stat().st_size
-            path.unlink()
-            kept.discard(path)
+            os.close(descriptor)  # swept between its making and its lock
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield temporary, file
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Delete what processes that died were writing: their locks went with them."""
+        for path, _ in self._files(UNFINISHED):
+            with suppress(OSError, BadPrefixFileError), open_file(path) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+    def _make_room(self, kept: Mapping[Path, int], size: int) -> None:
+        """Delete the oldest files but those just kept, until so many bytes fit into the limit."""
+        files = self._files()
+        total = sum(status.st_size for _, status in files)
+        # One that is larger than the limit alone is none of ours, however young it is.
+        for path, status in sorted(files, key=lambda file: file[1].st_size <= self._max_bytes):
+            if total + size <= self._max_bytes:
+                break
+            if path not in kept:
+                with suppress(OSError):
+                    path.unlink()
+                total -= status.st_size
 
 
-def model_key(parts: Sequence[Path], *details: str) -> str:
-    """A name for a model's content and whatever else its KV state depends on.
-
-    Reading gigabytes would take longer than what the cache saves, so each file counts by its size and by
-    samples from all over it.
-    """
-    digest = hashlib.sha256("\0".join(details).encode())
-    for path in parts:
-        size = path.stat().st_size
-        digest.update(f"{size}\n".encode())
-        with path.open("rb") as file:
-            for position in _sample_positions(size):
-                file.seek(position)
-                digest.update(file.read(SAMPLE_BYTES // 16))
-    return digest.hexdigest()[:32]
-
-
-def _sample_positions(size: int) -> Iterator[int]:
-    return iter(sorted({size * index // 64 for index in range(64)}))
+class _FullError(Exception):
+    """What is kept fills the folder."""

@@ -14,9 +14,14 @@ from predictor.engine.constraint import TokenConstraint
 from predictor.errors import InvalidRequest
 
 MAX_LOGPROBS = 20
-MAX_STOP_STRINGS = 16
+MAX_STOP_STRINGS = 256
+MAX_STOP_CHARACTERS = 16 * 1024
+"""Of all stop strings together: each is looked for at every token."""
 MAX_BIAS = 1e6  # an infinite one would undo the minus infinity of a forbidden token
-MAX_SEED = 2**32 - 2  # llama.cpp reads 2**32 - 1 as "pick one for me"
+SEEDS = 2**32 - 1
+"""llama.cpp's seeds are 0 to this, excluded, which it reads as "pick one for me"; larger ones are wrapped."""
+GREEDY_TEMPERATURE = 1e-5
+"""Below it the most likely token is taken; logits divided by much less overflow."""
 
 
 class FinishReason(StrEnum):
@@ -32,16 +37,23 @@ class SamplingParams:
     """How tokens are chosen and when generation ends. Defaults are llama.cpp's own.
 
     Attributes:
-        max_tokens: most tokens to generate; None means until the context is full.
-        temperature: 0 picks the most likely token every time.
+        max_tokens: most tokens to generate; None means until the context is full. 0 only reads the prompt.
+        temperature: 0, or less than 0.00001, picks the most likely token every time.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probabilities add up to this.
         min_p: drop tokens less likely than this fraction of the most likely one.
         typical_p: locally typical sampling (Meister et al., 2022); 1 turns it off.
+        top_n_sigma: keep tokens within so many standard deviations of the highest logit; 0 or less turns it
+            off.
+        xtc_probability: how often all but the last of the tokens above `xtc_threshold` are dropped.
+        xtc_threshold: a probability.
+        dynatemp_range: the temperature follows the entropy, by up to this above and below; 0 turns it off.
+        dynatemp_exponent: how the entropy becomes a temperature.
         repeat_penalty: divides the logits of recent tokens; 1 turns it off.
+        repeat_last_n: how many tokens are recent, for all three penalties.
         presence_penalty: subtracted once from the logits of tokens seen.
         frequency_penalty: subtracted per occurrence from the logits of tokens seen.
-        seed: makes sampling repeatable; None picks a random one.
+        seed: makes sampling repeatable; None picks a random one. Any 64 bits.
         logit_bias: token id to a value added to its logit.
         stop: strings that end generation and are not part of the text.
         ignore_eos: keep going past the model's end-of-generation tokens.
@@ -58,7 +70,13 @@ class SamplingParams:
     top_p: float = 0.95
     min_p: float = 0.05
     typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
     repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
@@ -72,8 +90,11 @@ class SamplingParams:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 raise InvalidRequest(f"{name} must be between {low} and {high}, not {value}", param=name)
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise InvalidRequest(f"at most {MAX_STOP_STRINGS} stop strings", param="stop")
+        if len(self.stop) > MAX_STOP_STRINGS or sum(map(len, self.stop)) > MAX_STOP_CHARACTERS:
+            raise InvalidRequest(
+                f"at most {MAX_STOP_STRINGS} stop strings, of {MAX_STOP_CHARACTERS} characters together",
+                param="stop",
+            )
         if any(not text for text in self.stop):
             raise InvalidRequest("a stop string must not be empty", param="stop")
         if not all(abs(bias) <= MAX_BIAS for bias in self.logit_bias.values()):
@@ -84,20 +105,31 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         """True when the most likely token is taken every time."""
-        return self.temperature == 0
+        return self.temperature < GREEDY_TEMPERATURE
+
+    @property
+    def native_seed(self) -> int:
+        """The seed as llama.cpp takes it: `SEEDS` picks a random one."""
+        return SEEDS if self.seed is None else self.seed % SEEDS
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
-    ("max_tokens", 1, 2**31 - 1),
+    ("max_tokens", 0, 2**63 - 1),
     ("temperature", 0, 100),
     ("top_k", 0, 2**31 - 1),
     ("top_p", 0, 1),
     ("min_p", 0, 1),
     ("typical_p", 0, 1),
+    ("top_n_sigma", -1, 100),
+    ("xtc_probability", 0, 1),
+    ("xtc_threshold", 0, 1),
+    ("dynatemp_range", 0, 100),
+    ("dynatemp_exponent", 0, 100),
+    ("repeat_last_n", 0, 2**16),
     ("repeat_penalty", 0.01, 100),
     ("presence_penalty", -2, 2),
     ("frequency_penalty", -2, 2),
-    ("seed", 0, MAX_SEED),
+    ("seed", -(2**63), 2**63 - 1),
     ("top_logprobs", 0, MAX_LOGPROBS),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from predictor.engine.config import EngineConfig
@@ -26,6 +27,40 @@ class RequestChecks:
     max_sequence_tokens: int
     whole_prompts: bool
 
+    @property
+    def places(self) -> int:
+        """Most requests that can run and wait."""
+        return self.config.max_sequences + self.config.max_queue
+
+    def check_count(self, requests: int) -> None:
+        """Find out whether so many requests can ever be taken together.
+
+        Raises:
+            InvalidRequest: they can't.
+        """
+        if requests > self.places:
+            raise InvalidRequest(
+                f"{requests} prompts in one call, but at most {self.places} fit: split the call",
+                param="prompt",
+            )
+
+    def check_length(self, characters: int, param: str) -> None:
+        """Find out from its length alone whether a text can fit, before it is tokenized.
+
+        Raises:
+            PromptTooLong: even if every token were the vocabulary's longest, there would be too many.
+        """
+        longest = self.model.longest_token if characters >= self.max_sequence_tokens else None
+        if longest is None:
+            return
+        least = math.ceil(characters / longest)
+        if least >= self.max_sequence_tokens:
+            raise PromptTooLong(
+                f"the {param} has {characters} characters, which are at least {least} tokens, but the "
+                f"context holds {self.max_sequence_tokens} with the answer; {self._remedy()}",
+                param=param,
+            )
+
     def check(self, request: Request) -> None:
         """Find what is wrong with a request.
 
@@ -47,12 +82,15 @@ class RequestChecks:
 
     def _check_length(self, length: int) -> None:
         if length >= self.max_sequence_tokens:
-            option = "--max-sequence-tokens" if self.config.max_sequence_tokens else "--context-tokens"
             raise PromptTooLong(
                 f"the prompt has {length} tokens, but the context holds {self.max_sequence_tokens} with the "
-                f"answer; shorten it, or start the server with a larger {option}",
+                f"answer; {self._remedy()}",
                 param="prompt",
             )
+
+    def _remedy(self) -> str:
+        option = "--max-sequence-tokens" if self.config.max_sequence_tokens else "--context-tokens"
+        return f"shorten it, or start the server with a larger {option}"
 
     def _check_pooled_length(self, length: int) -> None:
         limits = {self.max_sequence_tokens: ", or start the server with a larger --context-tokens"}

@@ -120,6 +120,13 @@ class Scheduler:
         self.num_preemptions += 1
         return victim
 
+    def recompute(self, sequence: Sequence) -> None:
+        """A running sequence's cells are lost: it gets others, and is computed from its beginning."""
+        self.cache.finish(sequence.sequence_id, retain=False)
+        sequence_id = self.cache.start_empty(0, sequence.adapter)
+        assert sequence_id is not None, "one was just given back"
+        sequence.sequence_id, sequence.num_computed = sequence_id, 0
+
     def schedule(self, prefill_budget: PrefillBudget) -> list[Chunk]:
         """Choose the next batch; never more than `max_batch_tokens` tokens, and all of one adapter.
 

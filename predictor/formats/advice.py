@@ -36,14 +36,19 @@ def log_format(report: FormatReport, model: Path) -> None:
     if report.is_fast:
         return
     features = ", ".join(name for name in cpu_features() if name in _WORTH_NAMING) or "no vector instructions"
+    # The file's own format may have them, and its tensors have fallen back to others all the same: rows that
+    # aren't a multiple of 256 long can't be in a K format.
     slow = (
-        f"{report.quantisation}: llama.cpp has no repacked kernels for this format on this CPU ({features})"
+        f"{1 - report.repacked_share:.0%} of the weights of this {report.quantisation} file are in "
+        f"{' and '.join(report.slow_types[:2])}, for which llama.cpp has no repacked kernels on this CPU "
+        f"({features})"
     )
     if report.faster is None:
         logger.info("%s; no format of about the same size has them", slow)
         return
     logger.warning(
-        "%s; %s has about the same size and them%s: `kserve-llamacpp models convert %s`",
+        "%s; %s has them and about the same size%s: `kserve-llamacpp models convert %s` makes one and "
+        "measures both",
         slow,
         report.faster,
         _gain(report.quantisation, report.faster),
@@ -56,6 +61,6 @@ def _gain(present: str, faster: str) -> str:
         return ""
     prefill, decode = (new / old for new, old in zip(MEASURED[faster], MEASURED[present], strict=True))
     return (
-        f", and was measured to read prompts {prefill:.1f} times and generate {decode:.1f} times as fast "
-        "(docs/formats.md)"
+        f", and another model in it was measured to read prompts {prefill:.1f} times and generate "
+        f"{decode:.1f} times as fast"
     )

@@ -99,11 +99,28 @@ def _convert_and_measure(
 
 @contextmanager
 def _bar(notes: Console, title: str, *, tensors: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, and what moves it: how much is done and how much there is."""
+    """A progress bar, and what moves it: how much is done and how much there is. Lines without a terminal."""
+    if not notes.is_terminal:
+        yield _lines(notes, title)
+        return
     count = (MofNCompleteColumn(), TextColumn("tensors")) if tensors else (TaskProgressColumn(),)
     with Progress(TextColumn("{task.description}"), BarColumn(), *count, console=notes) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _lines(notes: Console, title: str) -> Callable[[int, int], None]:
+    """Tells of every tenth part that is done, in a line of its own."""
+    told = -1
+
+    def step(done: int, total: int) -> None:
+        nonlocal told
+        tenths = 10 * done // total if total else 0
+        if tenths > told:
+            told = tenths
+            notes.print(f"{title}: {tenths * 10}%")
+
+    return step
 
 
 def _read_text(path: Path | None) -> str:

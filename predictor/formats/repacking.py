@@ -8,12 +8,13 @@ slower for most formats, most of all when a token at a time is generated.
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from predictor.models.gguf import GgufHeader, TensorHeader
-from predictor.models.gguf_types import FILE_TYPES, TENSOR_TYPES
+from predictor.models.gguf_types import FILE_TYPES, TENSOR_TYPE_NAMES, TENSOR_TYPES
 
 # At least this share of the weights must be repacked to call a model fast.
 MOSTLY = 0.5
@@ -49,11 +50,13 @@ class FormatReport:
     Attributes:
         quantisation: of the file, such as `Q4_1`.
         repacked_share: bytes of weights that are repacked, of all that are multiplied with; 0 to 1.
+        slow_types: names of the tensors' types that aren't repacked, those with the most bytes first.
         faster: file type of about the same size that is repacked, None where there is none or no need.
     """
 
     quantisation: str
     repacked_share: float
+    slow_types: tuple[str, ...]
     faster: str | None
 
     @property
@@ -72,7 +75,7 @@ def report_format(parts: Sequence[GgufHeader], is_repacked: IsRepacked) -> Forma
     matrices = _matrices(parts)
     share = _share(matrices, is_repacked)
     faster = _fastest_of_this_size(matrices, is_repacked) if share < MOSTLY else None
-    return FormatReport(parts[0].quantisation, share, faster)
+    return FormatReport(parts[0].quantisation, share, _slow_types(matrices, is_repacked), faster)
 
 
 def gains_from_openblas(parts: Sequence[GgufHeader]) -> bool:
@@ -115,6 +118,14 @@ def _share(matrices: Sequence[TensorHeader], is_repacked: IsRepacked) -> float:
     total = sum(matrix.size for matrix in matrices)
     fast = sum(matrix.size for matrix in matrices if _asked(matrix, matrix.kind, is_repacked))
     return fast / total if total else 1.0
+
+
+def _slow_types(matrices: Sequence[TensorHeader], is_repacked: IsRepacked) -> tuple[str, ...]:
+    sizes: Counter[str] = Counter()
+    for matrix in matrices:
+        if not _asked(matrix, matrix.kind, is_repacked):
+            sizes[TENSOR_TYPE_NAMES.get(matrix.kind, f"type {matrix.kind}")] += matrix.size
+    return tuple(name for name, _ in sizes.most_common())
 
 
 def _fastest_of_this_size(matrices: Sequence[TensorHeader], is_repacked: IsRepacked) -> str | None:

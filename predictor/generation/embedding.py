@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from predictor.background import stop_if_abandoned
 from predictor.engine.config import Pooling
 from predictor.engine.request import Request, SamplingParams
 from predictor.errors import InvalidRequest, WrongTask
 from predictor.generation.streams import RequestStream
+from predictor.generation.text import long_texts
 
 Vector = npt.NDArray[np.float32]
+
+MAX_TEXTS = 2048
+"""Texts in one call; OpenAI's own limit."""
 
 # An embedding samples nothing; greedy parameters need no sampler.
 _NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0)
@@ -23,6 +29,10 @@ _NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0)
 
 class PoolingEngine(Protocol):
     """The part of `predictor.engine.Engine` that embedding needs."""
+
+    def check_length(self, characters: int, param: str) -> None: ...
+
+    def hold_vocabulary(self) -> AbstractContextManager[None]: ...
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
@@ -64,13 +74,30 @@ class TextEmbedder:
         """Tokens of a text, with those that the model wants around it.
 
         Raises:
-            InvalidRequest: the text is empty.
+            InvalidRequest: the text is empty, or too long whatever its tokens are.
         """
-        if not text:
+        (tokens,) = await self.tokenize_all([text])
+        return tokens
+
+    async def tokenize_all(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Tokens of several texts, in their order.
+
+        Raises:
+            InvalidRequest: there are too many, or one is empty.
+        """
+        check_count(len(texts), "input")
+        if not all(texts):
             raise InvalidRequest("the input is empty; send at least one character", param="input")
-        return tuple(
-            await asyncio.to_thread(self.engine.tokenize, text, add_special=True, parse_special=True)
-        )
+        return await long_texts.run(self._tokens_of_all, texts)
+
+    def _tokens_of_all(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        with self.engine.hold_vocabulary():
+            return [self._tokens(text) for text in texts]
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        stop_if_abandoned()
+        self.engine.check_length(len(text), "input")
+        return tuple(self.engine.tokenize(text, add_special=True, parse_special=True))
 
     async def embed(self, inputs: Sequence[tuple[int, ...]], request_id: str) -> list[Embedding]:
         """Vectors of length 1 for token sequences, in their order.
@@ -103,11 +130,19 @@ class TextEmbedder:
                 "vectors of /v1/embeddings",
                 param="model",
             )
-        pairs = await asyncio.to_thread(
-            lambda: [tuple(self.engine.tokenize_pair(query, document)) for document in documents]
-        )
+        check_count(len(documents), "documents")
+        pairs = await long_texts.run(self._pairs, query, documents)
         vectors = await self._run(pairs, request_id)
         return [Embedding(vector, len(pair)) for vector, pair in zip(vectors, pairs, strict=True)]
+
+    def _pairs(self, query: str, documents: Sequence[str]) -> list[tuple[int, ...]]:
+        with self.engine.hold_vocabulary():
+            return [self._pair(query, document) for document in documents]
+
+    def _pair(self, query: str, document: str) -> tuple[int, ...]:
+        stop_if_abandoned()
+        self.engine.check_length(len(query) + len(document), "documents")
+        return tuple(self.engine.tokenize_pair(query, document))
 
     async def _run(self, inputs: Sequence[tuple[int, ...]], request_id: str) -> list[Vector]:
         """All vectors, a group after the other: a large call must not fill the queue by itself."""
@@ -125,6 +160,18 @@ class TextEmbedder:
                 for stream in streams:
                     stream.cancel()
         return vectors
+
+
+def check_count(texts: int, param: str) -> None:
+    """Refuse more texts than one call may bring.
+
+    Raises:
+        InvalidRequest: there are more.
+    """
+    if texts > MAX_TEXTS:
+        raise InvalidRequest(
+            f"{param} has {texts} texts, at most {MAX_TEXTS} fit: split the call", param=param
+        )
 
 
 async def _vector(stream: RequestStream) -> Vector:

@@ -73,8 +73,8 @@ class ServedModels:
         self._closing = True
         self._generators = dict.fromkeys(self._generators)
 
-    def get(self, name: str) -> TextGenerator:
-        """The generator for a request to `name`; counts one that is refused.
+    def get(self, name: str | None) -> TextGenerator:
+        """The generator for a request to `name`, the model's own where it names none; counts one refused.
 
         Raises:
             ModelNotFound: no such name.
@@ -85,14 +85,14 @@ class ServedModels:
         if isinstance(served, TextEmbedder):
             route = "/v1/rerank" if served.is_reranker else "/v1/embeddings"
             raise WrongTask(
-                f"model {name!r} doesn't generate text: use {route}, or start the server with --pooling none "
-                "if the model can do both",
+                f"model {served.name!r} doesn't generate text: use {route}, or start the server with "
+                "--pooling none if the model can do both",
                 param="model",
             )
         return served
 
-    def embedder(self, name: str) -> TextEmbedder:
-        """The embedding or reranking model for a request to `name`; counts one that is refused.
+    def embedder(self, name: str | None) -> TextEmbedder:
+        """The embedding or reranking model for a request to `name`, as `get` does for text.
 
         Raises:
             ModelNotFound: no such name.
@@ -102,15 +102,15 @@ class ServedModels:
         served = self._counted(name)
         if isinstance(served, TextGenerator):
             raise WrongTask(
-                f"model {name!r} was started to generate text: serve an embedding or reranking model, or "
-                "start this one with --pooling mean, cls, last or rank",
+                f"model {served.name!r} was started to generate text: serve an embedding or reranking model, "
+                "or start this one with --pooling mean, cls, last or rank",
                 param="model",
             )
         return served
 
-    def _counted(self, name: str) -> TextGenerator | TextEmbedder:
+    def _counted(self, name: str | None) -> TextGenerator | TextEmbedder:
         try:
-            return self.find(name)
+            return self.find(name or self._name)
         except NotReady:
             self._refused("shutting_down" if self._closing else "loading")
             raise

@@ -1,7 +1,8 @@
 """Models from the Hugging Face hub, or a server that speaks its protocol (`HF_ENDPOINT`).
 
 huggingface_hub does the transfer, the cache, the progress bar and the token (`HF_TOKEN`). A connection that
-breaks is resumed where it broke; a process that ends starts the unfinished file again.
+breaks is resumed where it broke; a process that ends starts the unfinished file again, and what it left is
+deleted by the next that downloads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from predictor.errors import ModelReferenceError
 from predictor.models.choice import Choice, choose_model, is_model_file
+from predictor.models.leftovers import sweep_hub
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,18 @@ def download(reference: HubReference, cache_dir: Path | None, *, progress: bool)
     except (errors.OfflineModeIsEnabled, httpx2.TransportError, errors.LocalEntryNotFoundError) as error:
         return _find_in_cache(reference, cache_dir, error)
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
+        if _is_passing(error):
+            return _find_in_cache(reference, cache_dir, error)
         raise ModelReferenceError(_explain(reference, error)) from error
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the hub answered, but only that it can't serve anybody now."""
+    from huggingface_hub import errors
+
+    return isinstance(error, errors.HfHubHTTPError) and (
+        error.response.status_code == 429 or error.response.status_code >= 500
+    )
 
 
 def _download_online(reference: HubReference, cache_dir: Path | None) -> Path:
@@ -107,6 +120,7 @@ def _check_space(
 ) -> None:
     """huggingface_hub only warns, and then fills the disk."""
     from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
 
     def is_cached(part: str) -> bool:
         found = try_to_load_from_cache(reference.repository, part, cache_dir=cache_dir, revision=commit)
@@ -116,6 +130,7 @@ def _check_space(
     if not needed:
         return
     folder = Path(cache_dir or constants.HF_HUB_CACHE)
+    sweep_hub(folder, repo_folder_name(repo_id=reference.repository, repo_type="model"))
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -144,7 +159,8 @@ def _find_in_cache(reference: HubReference, cache_dir: Path | None, cause: Excep
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     if not any(map(is_model_file, sizes)):
         raise ModelReferenceError(_unreachable(reference, cause)) from cause
-    logger.warning("the hub can't be reached (%s); using the cache in %s", type(cause).__name__, folder)
+    problem = _explain(reference, cause) if _is_passing(cause) else f"unreachable: {type(cause).__name__}"
+    logger.warning("the hub can't be reached (%s); using the cache in %s", problem, folder)
     return folder / choose_model(sizes, f"the cache of {reference}", reference.wanted).name
 
 
@@ -152,6 +168,8 @@ def _unreachable(reference: HubReference, cause: Exception) -> str:
     from huggingface_hub import constants
 
     problem = f"the hub at {constants.ENDPOINT} can't be reached ({_root_cause(cause)})"
+    if _is_passing(cause):
+        problem = _explain(reference, cause)
     if constants.is_offline_mode():
         problem = "HF_HUB_OFFLINE is set"
     return (

@@ -7,8 +7,6 @@ import importlib
 import logging
 import os
 import re
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from predictor.errors import ModelReferenceError
 from predictor.models.choice import choose_model, listing
 from predictor.models.gguf_split import SplitName
+from predictor.models.leftovers import unfinished_folder
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +125,21 @@ def _gguf_files(folder: Path, depth: int) -> dict[str, int]:
 def _not_found(path: Path, reference: str) -> str:
     message = f"model {reference} does not exist"
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), path)
-    message += f"; {folder} holds: {_entries(folder)}"
+    message += f"; {_models_in(folder)}"
     if re.fullmatch(r"[\w.-]+/[\w.:@-]+", reference):
         message += f"; for the Hugging Face hub, write hf://{reference}"
     return message
+
+
+def _models_in(folder: Path) -> str:
+    """The GGUF files in a folder itself, for a message; not what else may lie in somebody's home."""
+    try:
+        names = tuple(
+            name for name in os.listdir(folder) if name.lower().endswith(".gguf") and name[0] != "."
+        )
+    except OSError as error:
+        return f"{folder} can't be read ({error.strerror})"
+    return f"GGUF files in {folder}: {listing(names)}" if names else f"there is no GGUF file in {folder}"
 
 
 def _entries(folder: Path) -> str:
@@ -149,23 +159,27 @@ def _download(uri: str, cache_dir: Path | None) -> Path:
         return folder
     storage = _kserve_storage(public)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=cache))
+        with unfinished_folder(cache, folder.name) as unfinished:
+            logger.info("downloading %s to %s", public, folder)
+            _fetch(storage, uri, unfinished)
+            if not _gguf_files(unfinished, MAX_DEPTH):
+                raise ModelReferenceError(f"{public} has no .gguf file; found: {_entries(unfinished)}")
+            _publish(unfinished, folder)
     except OSError as error:
         raise ModelReferenceError(
             f"{public} can't be stored in {cache}: {error.strerror}; "
             "set XDG_CACHE_HOME to a folder that can be written"
         ) from error
-    logger.info("downloading %s to %s", public, folder)
-    try:
-        _fetch(storage, uri, unfinished)
-        if not _gguf_files(unfinished, MAX_DEPTH):
-            raise ModelReferenceError(f"{public} has no .gguf file; found: {_entries(unfinished)}")
-        if not folder.is_dir():  # another process may have been faster
-            unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def _publish(unfinished: Path, folder: Path) -> None:
+    """Give a complete download its name, unless another process was faster."""
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _fetch(storage: Any, uri: str, folder: Path) -> None:

@@ -37,15 +37,19 @@ def mount_protocols(
         What kserve's V1 and V2 routes call, one for each name.
     """
     # kserve reads the command line when it is imported, so the caller decides when that is.
+    from predictor.api.open_inference.dataplane import UnreadInferBodies
     from predictor.api.open_inference.model import LlamaCppModel
+    from predictor.api.open_inference.triton import triton_router
 
     install_error_handlers(app)
+    app.add_middleware(UnreadInferBodies)
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(openai_router(models), prefix=prefix)
         app.include_router(embeddings_router(models), prefix=prefix)
     for router in (
         generate_router(models),
         predict_router(models),
+        triton_router(models),
         unserved_router(),
         closed_repository_router(),
     ):

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from predictor.api.open_inference.dataplane import ServingDataPlane
 from predictor.api.open_inference.repository import CLOSED
 from predictor.generation.served_models import ServedModels
+from predictor.serving.http_protocol import use_bounded_protocol
 from predictor.serving.tls import CertificateFiles, renew_certificate
 
 logger = logging.getLogger(__name__)
@@ -50,10 +51,13 @@ class OpenServer(uvicorn.Server):
     Args:
         app: what it serves.
         port: where.
+        client_seconds: see `BoundedHttpProtocol`.
     """
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
-        super().__init__(uvicorn.Config(app, "0.0.0.0", port, log_config=None, lifespan="off"))
+    def __init__(self, app: ASGIApp, port: int, *, client_seconds: float) -> None:
+        config = uvicorn.Config(app, "0.0.0.0", port, log_config=None, lifespan="off")
+        use_bounded_protocol(config, client_seconds)
+        super().__init__(config)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,6 +74,7 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
             when the server stops it is cancelled.
         drain: waits for running requests on SIGTERM and SIGINT; cancelled by a second signal.
         http_port: serves HTTP; over TLS where there is a certificate.
+        client_seconds: see `BoundedHttpProtocol`.
         certificate: for TLS over HTTP.
         grpc_server: makes the gRPC server; None for no gRPC.
         open_server: serves health and metrics on a port of their own; None where they have none.
@@ -83,6 +88,7 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         drain: Callable[[], Coroutine[Any, Any, None]],
         *,
         http_port: int,
+        client_seconds: float,
         certificate: CertificateFiles | None,
         grpc_server: Callable[[DataPlane, ModelRepositoryExtension], GRPCServer] | None,
         open_server: OpenServer | None,
@@ -97,6 +103,7 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         )
         # kserve takes port 8443 for 8080 where there is a certificate.
         self.http_port = http_port
+        self._client_seconds = client_seconds
         self._certificate = certificate
         self._renewal: asyncio.Task[None] | None = None
         self._make_grpc_server = grpc_server
@@ -129,6 +136,11 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         self.start([])
         if self._failure is not None:
             raise self._failure
+
+    def setup_event_loop(self) -> None:
+        """kserve calls this once it has made its HTTP server, and takes no options for it."""
+        super().setup_event_loop()
+        use_bounded_protocol(self._rest_server.config, self._client_seconds)
 
     def register_signal_handler(self) -> None:
         """Nothing: the handlers are set once uvicorn has set its own, which would otherwise win."""

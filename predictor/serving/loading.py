@@ -58,13 +58,18 @@ class BackgroundLoad:
         if pooling is not None:
             return TextEmbedder(self.name, engine, pooling, group=2 * self._plan.engine.max_sequences)
         source = self._plan.chat_template or engine.model.chat_template
-        if source is None:
-            return TextGenerator(self.name, engine, None)
-        template = ChatTemplate(source, engine.model.bos_text, engine.model.eos_text)
-        ends, reasoning = engine.model.end_texts(), Reasoning(self._plan.reasoning)
-        chat_format = await asyncio.to_thread(ChatFormat, template, ends, reasoning)
-        logger.info("chat format: %s", chat_format.describe())
-        return TextGenerator(self.name, engine, chat_format)
+        chat_format = None
+        if source is not None:
+            template = ChatTemplate(source, engine.model.bos_text, engine.model.eos_text)
+            ends, reasoning = engine.model.end_texts(), Reasoning(self._plan.reasoning)
+            chat_format = await asyncio.to_thread(ChatFormat, template, ends, reasoning)
+            logger.info("chat format: %s", chat_format.describe())
+        generator = TextGenerator(
+            self.name, engine, chat_format, trust_message_tokens=self._plan.trust_message_tokens
+        )
+        for weakness in generator.weaknesses():
+            logger.warning("the chat template of %s isn't safe from its users: %s", self.name, weakness)
+        return generator
 
     async def watch(self) -> None:
         """Return never; the engine must be loaded.

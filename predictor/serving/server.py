@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from predictor.serving.deferred_imports import import_kserve
 from predictor.serving.loading import BackgroundLoad
-from predictor.serving.startup import StartupPlan, check_ports, plan_startup
+from predictor.serving.startup import StartupPlan, check_ports, local_url, plan_startup
 from predictor.settings import Settings
 from predictor.telemetry.logs import add_request_fields, configure_logging
 from predictor.telemetry.startup_times import StartupTimes
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
     from predictor.access.gate import Gate
+    from predictor.api.http.access import OpenRoutes
+    from predictor.generation.served_models import ServedModels
+    from predictor.serving.lifecycle import OpenServer
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +66,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         from predictor.api.http.middleware import current_path, current_request_id
         from predictor.generation.served_models import ServedModels
         from predictor.serving.http_application import mount_protocols
-        from predictor.serving.lifecycle import DrainingModelServer, OpenServer
+        from predictor.serving.lifecycle import DrainingModelServer
 
     add_request_fields(request_id=current_request_id, path=current_path, api_key=current_caller)
     models = ServedModels(load.name, load.adapters, load.count_refused)
@@ -72,7 +76,10 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
     async def publish_and_watch() -> None:
         models.publish(await load.wait())
         load.record_start()
-        logger.info("model %r is ready on port %d", load.name, settings.http_port)
+        # What was imported stays for good: collections hold up the loop, and needn't go through it each time.
+        gc.collect()
+        gc.freeze()
+        logger.info("model %r is ready on %s", load.name, local_url(settings))
         await load.watch()
 
     server = DrainingModelServer(
@@ -80,9 +87,10 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         publish_and_watch,
         lambda: load.drain(settings.grace_period_seconds),
         http_port=settings.http_port,
+        client_seconds=settings.client_timeout_seconds,
         certificate=plan.certificate,
-        grpc_server=partial(_grpc_server, settings, plan, gate) if settings.enable_grpc else None,
-        open_server=OpenServer(OpenRoutes(app), settings.open_port) if settings.open_port else None,
+        grpc_server=partial(_grpc_server, settings, plan, models, gate) if settings.enable_grpc else None,
+        open_server=_open_server(settings, OpenRoutes(app)) if settings.open_port else None,
         enable_latency_logging=False,
         workers=1,
     )
@@ -92,9 +100,17 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
     server.serve(served)
 
 
+def _open_server(settings: Settings, app: OpenRoutes) -> OpenServer:
+    from predictor.serving.lifecycle import OpenServer
+
+    assert settings.open_port is not None
+    return OpenServer(app, settings.open_port, client_seconds=settings.client_timeout_seconds)
+
+
 def _grpc_server(
     settings: Settings,
     plan: StartupPlan,
+    models: ServedModels,
     gate: Gate | None,
     dataplane: DataPlane,
     repository: ModelRepositoryExtension,
@@ -107,6 +123,7 @@ def _grpc_server(
         settings.grpc_port,
         dataplane,
         repository,
+        models=models,
         interceptors=[ServingInterceptor(gate, open_routes=settings.open_port is None)],
         max_message_bytes=settings.max_body_bytes,
         certificate=plan.certificate,

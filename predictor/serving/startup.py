@@ -13,9 +13,11 @@ from pathlib import Path
 from predictor.access.keys import read_keys
 from predictor.cgroup import default_threads, memory_limit
 from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, fits_slots, kv_cache_tokens
-from predictor.engine.prefix_store import PrefixStore, model_key
+from predictor.engine.prefix_store import PrefixStore
 from predictor.errors import StartupError
 from predictor.formats.repacking import gains_from_openblas
+from predictor.models.cache_size import CacheShape, is_recurrent
+from predictor.models.digest import content_key
 from predictor.models.gguf import GgufHeader
 from predictor.models.gguf_split import read_parts
 from predictor.models.lora import check_adapter, check_names
@@ -41,6 +43,7 @@ class StartupPlan:
         name: the model's name in every protocol.
         engine: what to load and how.
         chat_template: the Jinja source that replaces the model's own, None to keep that.
+        trust_message_tokens: whether control tokens in what users write are read.
         parts: headers of the model, the first part first.
         traces_endpoint: where spans are sent, None for nowhere.
         certificate: for TLS, None for none.
@@ -51,6 +54,7 @@ class StartupPlan:
     name: str
     engine: EngineConfig
     chat_template: str | None
+    trust_message_tokens: bool
     parts: tuple[GgufHeader, ...]
     traces_endpoint: str | None
     certificate: CertificateFiles | None
@@ -83,8 +87,8 @@ def plan_startup(settings: Settings) -> StartupPlan:
             f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
         )
     pooling = _pooling(settings, parts)
-    _check_adapters(settings, name, parts[0], pooling)
-    estimate = _check_memory(settings, parts, context_tokens)
+    _check_helpers(settings, name, parts[0], pooling)
+    estimate = _check_memory(settings, parts, context_tokens, pooling)
     logger.info(
         "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
         path,
@@ -107,6 +111,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         name,
         config,
         template,
+        settings.trust_message_tokens,
         tuple(parts),
         settings.otlp_traces_endpoint,
         certificate,
@@ -115,24 +120,44 @@ def plan_startup(settings: Settings) -> StartupPlan:
     )
 
 
-def _check_adapters(settings: Settings, name: str, model: GgufHeader, pooling: Pooling | None) -> None:
+def _check_helpers(settings: Settings, name: str, model: GgufHeader, pooling: Pooling | None) -> None:
     adapters = settings.lora or ()
     if pooling is not None and adapters:
         raise StartupError(f"{flag('lora')} needs a model that generates text: leave it out, or the pooling")
+    if pooling is not None and (settings.draft_ngrams or settings.draft_model is not None):
+        raise StartupError(f"{model.path} generates no text, so nothing can be guessed: leave the draft out")
     check_names(name, adapters)
     for adapter in adapters:
         check_adapter(adapter, model)
 
 
-def _check_memory(settings: Settings, parts: Sequence[GgufHeader], context_tokens: int) -> MemoryEstimate:
-    """Whether the model, its adapters and the draft model fit; what the first two take."""
-    limit, cache_type = memory_limit(), settings.kv_cache_type
+def _check_memory(
+    settings: Settings, parts: Sequence[GgufHeader], context_tokens: int, pooling: Pooling | None
+) -> MemoryEstimate:
+    """Whether the model, its adapters and the draft model fit, and what they take."""
+    limit = memory_limit()
+    shape = _cache_shape(settings, parts[0], context_tokens, pooling)
     adapter_bytes = sum(adapter.path.stat().st_size for adapter in settings.lora or ())
-    estimate = check_memory(parts, context_tokens, limit, cache_type, adapter_bytes)
-    if settings.draft_model is not None:
-        left = None if limit is None else limit - estimate.total
-        check_memory(read_parts(settings.draft_model), context_tokens, left, cache_type)
-    return estimate
+    estimate = check_memory(parts, shape, limit, adapter_bytes)
+    if settings.draft_model is None:
+        return estimate
+    left = None if limit is None else limit - estimate.total
+    return replace(estimate, draft=check_memory(read_parts(settings.draft_model), shape, left).total)
+
+
+def _cache_shape(
+    settings: Settings, model: GgufHeader, context_tokens: int, pooling: Pooling | None
+) -> CacheShape:
+    """The context that the engine is going to make; see `predictor.engine.layout.plan_layout`."""
+    slots = (
+        pooling is None
+        and not is_recurrent(model)
+        and fits_slots(
+            context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
+        )
+    )
+    tokens = max(context_tokens, _batch_tokens(settings, pooling, context_tokens) if pooling else 0)
+    return CacheShape(tokens, settings.max_sequences, slots, settings.kv_cache_type, settings.flash_attention)
 
 
 def _certificate(settings: Settings) -> CertificateFiles | None:
@@ -179,8 +204,8 @@ def _prefix_store(settings: Settings, files: list[Path], context_tokens: int) ->
     ranges = settings.max_sequences if slots else 1
     details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(ranges))
     limit = settings.prefix_cache_dir_mib * 2**20
-    adapters = {a.name: model_key([a.path], str(a.scale)) for a in settings.lora or ()}
-    return PrefixStore(settings.prefix_cache_dir, model_key(files, *details), limit, adapters)
+    adapters = {a.name: content_key([a.path], str(a.scale)) for a in settings.lora or ()}
+    return PrefixStore(settings.prefix_cache_dir, content_key(files, *details), limit, adapters)
 
 
 def _host_cache_bytes(settings: Settings, estimate: MemoryEstimate) -> int:
@@ -211,6 +236,12 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         use_mlock=settings.mlock,
         adapters={a.name: AdapterConfig(a.path, a.scale) for a in settings.lora or ()},
     )
+
+
+def local_url(settings: Settings) -> str:
+    """Where a client on this machine finds the server."""
+    scheme = "https" if settings.tls_cert_file else "http"
+    return f"{scheme}://localhost:{settings.http_port}"
 
 
 def check_ports(settings: Settings) -> None:

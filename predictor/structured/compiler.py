@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
-import subprocess
-import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from predictor.engine.constraint import TokenConstraint
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import InvalidRequest
 from predictor.structured.check import limits
+from predictor.structured.checker import GrammarChecker
 from predictor.structured.constraint import GrammarConstraint, TriggeredConstraint
 from predictor.structured.grammar import Grammar
+from predictor.structured.leniency import has_lenient_schema, passed_over
 from predictor.structured.thinking import Pieces, ThoughtMarks, ThoughtTracker
 
 if TYPE_CHECKING:
@@ -29,16 +28,37 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHECK_SECONDS = 20
-"""The check's own limit is on its processor time; this one is for a machine that gives it none."""
-_CHECK = Path(__file__).with_name("check.py")
-_MAX_CHECKED = 1024
+COMPILING_THREADS = 2
 _MARKER_OF_CONTROL_TOKENS = b"\xff"
 _PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 
 _NO_MARKS: Mapping[int, bytes] = {}
 
-MakeConstraint = Callable[[], TokenConstraint]
+
+@dataclass(frozen=True, slots=True)
+class MakeConstraint:
+    """Makes constraints of one grammar; each sequence needs one of its own.
+
+    Attributes:
+        make: makes one.
+        not_enforced: places of the keywords of schemas that aren't enforced, each the request's field and a
+            JSON pointer.
+    """
+
+    make: Callable[[], TokenConstraint]
+    not_enforced: tuple[str, ...] = ()
+
+    def __call__(self) -> TokenConstraint:
+        """A new constraint."""
+        return self.make()
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    matcher: LLMatcher
+    tokenizer: LLTokenizer
+    vocabulary: Vocabulary
+    not_enforced: tuple[str, ...]
 
 
 class ConstraintCompiler:
@@ -59,8 +79,9 @@ class ConstraintCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._vocabulary: Vocabulary | None = None
         self._reading = threading.Lock()
-        self._checking = asyncio.Lock()
-        self._checked: OrderedDict[bytes, None] = OrderedDict()
+        self._checker = GrammarChecker()
+        # Compiling may take a second, and must not wait for, or hold up, what else runs on other threads.
+        self._threads = ThreadPoolExecutor(COMPILING_THREADS, "grammar-compiler")
 
     async def whole(self, grammar: Grammar) -> MakeConstraint:
         """A maker of constraints that hold a whole answer to `grammar`; each sequence needs one of its own.
@@ -68,9 +89,12 @@ class ConstraintCompiler:
         Raises:
             InvalidRequest: the grammar can't be compiled, or takes too much to do so.
         """
-        matcher, _, vocabulary = await self._compile(grammar)
-        size = len(vocabulary.pieces)
-        return lambda: GrammarConstraint(matcher.deep_copy(), size, grammar.param)
+        compiled = await self._compile(grammar)
+        size = len(compiled.vocabulary.pieces)
+        return MakeConstraint(
+            lambda: GrammarConstraint(compiled.matcher.deep_copy(), size, grammar.param),
+            compiled.not_enforced,
+        )
 
     async def pieces(self, marks: Mapping[int, bytes]) -> Pieces:
         """Bytes of each token as they show in answers.
@@ -104,47 +128,61 @@ class ConstraintCompiler:
         Raises:
             InvalidRequest: the grammar can't be compiled, or takes too much to do so.
         """
-        matcher, tokenizer, vocabulary = await self._compile(grammar)
-        pieces = Pieces(vocabulary.pieces, marks)
-        return lambda: TriggeredConstraint(
-            matcher,
-            tokenizer,
-            pieces,
-            marker=marker.encode(),
-            once=once,
-            param=grammar.param,
-            at_start=at_start,
-            thought=None if thought is None else ThoughtTracker(thought),
+        compiled = await self._compile(grammar)
+        return MakeConstraint(
+            lambda: TriggeredConstraint(
+                compiled.matcher,
+                compiled.tokenizer,
+                Pieces(compiled.vocabulary.pieces, marks),
+                marker=marker.encode(),
+                once=once,
+                param=grammar.param,
+                at_start=at_start,
+                thought=None if thought is None else ThoughtTracker(thought),
+            ),
+            compiled.not_enforced,
         )
 
-    async def _compile(self, grammar: Grammar) -> tuple[LLMatcher, LLTokenizer, Vocabulary]:
+    async def _compile(self, grammar: Grammar) -> _Compiled:
+        text = grammar.text
+        dropped: tuple[str, ...] = ()
         if grammar.is_costly:
-            await self._check(grammar)
-        return await asyncio.to_thread(self._compile_here, grammar)
-
-    async def _check(self, grammar: Grammar) -> None:
-        digest = hashlib.sha256(grammar.text.encode("utf-8", "replace")).digest()
-        if digest in self._checked:
-            return
-        async with self._checking:  # One at a time: each may take a core for seconds.
-            problem = await asyncio.to_thread(_problem, grammar.text)
-        if problem:
+            text, dropped = await self._tried(grammar)
+        problem, compiled = await self._compiled(text, grammar.param, dropped)
+        if problem and not grammar.is_costly and has_lenient_schema(text):
+            text, dropped = await self._tried(grammar)
+            problem, compiled = await self._compiled(text, grammar.param, dropped)
+        if compiled is None:
             raise _refused(grammar, problem)
-        self._checked[digest] = None
-        if len(self._checked) > _MAX_CHECKED:
-            self._checked.popitem(last=False)
+        if compiled.not_enforced:
+            logger.info("of a schema these keywords are not enforced: %s", ", ".join(compiled.not_enforced))
+        return compiled
 
-    def _compile_here(self, grammar: Grammar) -> tuple[LLMatcher, LLTokenizer, Vocabulary]:
+    async def _tried(self, grammar: Grammar) -> tuple[str, tuple[str, ...]]:
+        """A grammar as it can be compiled, and what was taken out for that."""
+        verdict = await self._checker.verdict(grammar.text)
+        if verdict.problem:
+            raise _refused(grammar, verdict.problem)
+        return verdict.text, verdict.not_enforced
+
+    async def _compiled(self, text: str, param: str, dropped: Sequence[str]) -> tuple[str, _Compiled | None]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._compile_here, text, param, dropped)
+
+    def _compile_here(self, text: str, param: str, dropped: Sequence[str]) -> tuple[str, _Compiled | None]:
+        """The compiled grammar, or why it can't be compiled."""
         from llguidance import LLMatcher
 
         with self._hold():
             tokenizer, vocabulary = self._read()
-            matcher = LLMatcher(tokenizer, grammar.text, log_level=0, limits=limits())
+            matcher = LLMatcher(tokenizer, text, log_level=0, limits=limits())
             if not matcher.is_error():
                 matcher.compute_bitmask()
         if matcher.is_error():
-            raise _refused(grammar, matcher.get_error())
-        return matcher, tokenizer, vocabulary
+            return matcher.get_error(), None
+        places = [*dropped, *passed_over(text, matcher.get_grammar_warnings())]
+        not_enforced = tuple(f"{param}{place}" if place[0] == "[" else f"{param}#{place}" for place in places)
+        return "", _Compiled(matcher, tokenizer, vocabulary, not_enforced)
 
     def _read(self) -> tuple[LLTokenizer, Vocabulary]:
         with self._reading:
@@ -168,21 +206,6 @@ def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
         tokenize_fptr=vocabulary.tokenize_address,
         eos_token=list(vocabulary.end_tokens),
     )
-
-
-def _problem(grammar: str) -> str:
-    """Why a process of its own couldn't compile the grammar; "" where it could."""
-    command = [sys.executable, "-I", str(_CHECK)]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own script, and the grammar is only its input
-            command, input=grammar, capture_output=True, text=True, encoding="utf-8", timeout=CHECK_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return "it takes too long to compile"
-    if done.returncode != 0:
-        logger.warning("a grammar ended its check with %d: %s", done.returncode, done.stderr[-500:])
-        return "it takes too much time or memory to compile"
-    return done.stdout
 
 
 def _refused(grammar: Grammar, problem: str) -> InvalidRequest:

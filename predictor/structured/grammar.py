@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,17 @@ MAX_RULES = 500
 _WHITE_SPACE = r" |\n{1,2}[ \t]{0,20}"
 # Compiling these may take any time and memory, whatever limits llguidance is given.
 _COSTLY_KEYWORDS = frozenset({"allOf", "multipleOf", "pattern", "patternProperties"})
+# Each of these is multiplied with what stands beside it.
+_ALTERNATIVES = frozenset({"$ref", "anyOf", "oneOf"})
+_SAYS_NOTHING = frozenset(
+    {
+        *("$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description"),
+        *("discriminator", "example", "examples", "readOnly", "title", "writeOnly", "x-guidance"),
+    }
+)
 _CHEAP_CHARACTERS = 16 * 1024
 _CHEAP_REFERENCES = 50
+"""And alternatives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +110,47 @@ def gbnf_grammar(text: str, param: str) -> Grammar:
         raise InvalidRequest(f"{param} can't be read as GBNF: {reason}", param=param) from None
 
 
+def choice_grammar(choices: Sequence[str], param: str) -> Grammar:
+    """One of some texts.
+
+    Raises:
+        InvalidRequest: they are too long.
+    """
+    options = " | ".join(json.dumps(text) for text in dict.fromkeys(choices))
+    return Grammar(f"start: {options}", param, len(options) > _CHEAP_CHARACTERS)
+
+
+def regex_grammar(pattern: str, param: str) -> Grammar:
+    """What a regular expression matches as a whole, in the syntax of Rust's `regex` crate.
+
+    Raises:
+        InvalidRequest: it is too long.
+    """
+    anchored = _ANCHORS.sub("", pattern) or "()"
+    one_line = anchored.replace("\n", "\\n").replace("\r", "\\r")
+    return Grammar(f"start: /{_SLASH.sub(_escaped_slash, one_line)}/", param, is_costly=True)
+
+
 def is_costly(schema: Any) -> bool:
     """Whether compiling a schema might take long: certainly not for what most requests send."""
-    references = 0
-    for key, _ in _entries(schema):
-        references += key == "$ref"
-        if key in _COSTLY_KEYWORDS or references > _CHEAP_REFERENCES:
+    references, waiting = 0, [schema]
+    while waiting:
+        item = waiting.pop()
+        waiting.extend(_inner(item))
+        if not isinstance(item, Mapping):
+            continue
+        alternatives = _ALTERNATIVES & item.keys()
+        if _COSTLY_KEYWORDS & item.keys() or (alternatives and len(item.keys() - _SAYS_NOTHING) > 1):
+            return True
+        references += sum(_alternatives(item[key]) for key in alternatives)
+        if references > _CHEAP_REFERENCES:
             return True
     return len(json.dumps(schema)) > _CHEAP_CHARACTERS
+
+
+def _alternatives(value: Any) -> int:
+    """How many there are in a list, but for references, which are counted by themselves; else 1."""
+    return sum("$ref" not in item for item in _inner(value)) if isinstance(value, list) else 1
 
 
 def depth(value: Any) -> int:
@@ -127,13 +169,13 @@ def _inner(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, Mapping):
-            yield from item.items()
-        waiting.extend(_inner(item))
+# A match is always of the whole answer, which other servers' users say by anchors.
+_ANCHORS = re.compile(r"\A\^|(?<!\\)\$\Z")
+_SLASH = re.compile(r"\\.|/", re.DOTALL)
+
+
+def _escaped_slash(match: re.Match[str]) -> str:
+    return "\\/" if match[0] == "/" else match[0]
 
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)

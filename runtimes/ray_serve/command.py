@@ -9,11 +9,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from predictor.cgroup import default_threads
 from predictor.errors import StartupError
-from predictor.serving.startup import check_ports, plan_startup
+from predictor.serving.startup import check_ports, local_url, plan_startup
 from predictor.settings import Settings
 from predictor.telemetry.logs import configure_logging
 from runtimes.ray_serve.proxy import ENVIRONMENT
@@ -57,7 +58,7 @@ def run(settings: Settings) -> int:
             signal.signal(number, signals)
         _deploy(settings)
         signals.end_the_process = False
-        logger.info("model is ready on port %d", settings.http_port)
+        logger.info("model is ready on %s", local_url(settings))
         _call_replicas(_handles(settings), "check_health")  # Finding them takes a second: not at the end.
         signals.first.wait()
     finally:
@@ -97,13 +98,16 @@ def _start_ray(settings: Settings, joins: bool) -> None:
     if joins:
         ray.init(log_to_driver=True)
         return
-    ray.init(
-        address="local",  # Not one that somebody else has started on this machine.
-        num_cpus=max(default_threads(), most_replicas(settings) * replica_threads(settings)),
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        logging_level=logging.WARNING,
-    )
+    try:
+        ray.init(
+            address="local",  # Not one that somebody else has started on this machine.
+            num_cpus=max(default_threads(), most_replicas(settings) * replica_threads(settings)),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:  # Ray raises bare exceptions, such as where the machine is too busy to start.
+        raise StartupError(f"Ray can't be started on this machine: {error}") from error
 
 
 def _deploy(settings: Settings) -> None:
@@ -188,6 +192,11 @@ def _stop_ray(joined: bool) -> None:
     import ray
     from ray import serve
 
-    if not joined:
+    if joined:
+        ray.shutdown()
+        return
+    # Ray prints what its processes say about each other's end, such as tasks that are "retried" for ever. Our
+    # own log has its stream already.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         serve.shutdown()  # type: ignore[no-untyped-call]
-    ray.shutdown()
+        ray.shutdown()

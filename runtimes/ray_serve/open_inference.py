@@ -9,9 +9,9 @@ from grpc_interceptor.server import AsyncServerInterceptor
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
-from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
+from predictor.api.open_inference.grpc_service import BoundedServicer
 from runtimes.ray_serve.grpc_service import GrpcAnswer
 
 
@@ -30,7 +30,7 @@ class OpenInferenceService:
         repository: ModelRepositoryExtension,
         interceptor: AsyncServerInterceptor,
     ) -> None:
-        self._servicer = InferenceServicer(data_plane, repository)
+        self._servicer = BoundedServicer(data_plane, repository)
         self._interceptor = interceptor
         self._errors = ExceptionToStatusInterceptor()
 

@@ -10,7 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from predictor.engine.request import Delta, FinishReason, Request
+from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
+from predictor.errors import InvalidRequest, PromptTooLong
 
 FOREVER = "forever"
 Step = Delta | Exception | str
@@ -47,13 +49,31 @@ class ScriptedEngine:
     """Tokens are the bytes of the text. `scripts[i]` is what the i-th request of a call plays."""
 
     context_tokens: int = 512
+    places: int = 272
     scripts: list[list[Step]] = field(default_factory=list)
     refusal: Exception | None = None
     requests: list[Request] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        return list(text.encode())
+    def tokenize_segments(
+        self, segments: Sequence[Segment], *, add_special: bool, markers: frozenset[int] = frozenset()
+    ) -> list[int]:
+        return list("".join(segment.text for segment in segments).encode())
+
+    def markers(self, source: str) -> frozenset[int]:
+        return frozenset()
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        return self.context_tokens
+
+    def check_count(self, requests: int) -> None:
+        if requests > self.places:
+            raise InvalidRequest(f"at most {self.places} fit", param="prompt")
+
+    def check_length(self, characters: int, param: str) -> None:
+        if characters >= self.context_tokens:
+            raise PromptTooLong(f"the {param} is too long for {self.context_tokens}", param=param)
 
     def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]:
         return {}

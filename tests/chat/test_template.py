@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from predictor.chat.sandbox import MAX_TEXT
+from predictor.chat.budget import MAX_TEXT
 from predictor.chat.template import ChatTemplate
 from predictor.errors import InvalidRequest, StartupError
 
@@ -21,7 +21,7 @@ USER = {"role": "user", "content": "Hi"}
 
 
 def render(source: str, messages: list[Any] | None = None, **extra: Any) -> str:
-    return ChatTemplate(source, "<s>", "</s>").render([USER] if messages is None else messages, **extra)
+    return ChatTemplate(source, "<s>", "</s>").render([USER] if messages is None else messages, **extra).text
 
 
 def test_smollm2_template_adds_its_system_prompt_and_the_generation_prompt() -> None:
@@ -54,6 +54,11 @@ def test_loop_variables_survive_the_step_counter() -> None:
     assert render(source, [USER, USER]) == "1/2False 2/2True "
 
 
+def test_messages_are_unicode() -> None:
+    with pytest.raises(InvalidRequest, match="messages must be valid Unicode"):
+        render(SMOLLM2, [{"role": "user", "content": "\ud800"}])
+
+
 def test_the_templates_own_refusal_reaches_the_user() -> None:
     with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
         render("{{ raise_exception('roles must alternate') }}")
@@ -64,10 +69,8 @@ def test_the_callers_messages_stay_as_they_are() -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     with pytest.raises(InvalidRequest, match="unsafe"):
         render("{{ messages[0].update({'role': 'x'}) }}", messages)
-    render(
-        "{{ messages.append(1) }}{{ messages[0].content.append(1) }}{{ messages[0].content.pop(0) }}",
-        messages,
-    )
+    # Lists are the template's own copies, and some templates keep what they have seen in one.
+    assert render("{% set _ = messages.append(1) %}{{ messages.pop(0).role }}", messages) == "user"
     assert messages == [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
 
 
@@ -117,6 +120,67 @@ def test_a_hostile_or_broken_template_ends_in_an_error(source: str) -> None:
         render(source)
 
 
+HUGE = "{% set s = 'a' * 10000000 %}"
+TURNS = HUGE + "{% for i in range(99999) %}"
+NESTED = "{% set n = namespace(x=['a']) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "source",
+    [
+        # Few steps that each handle much.
+        TURNS + "{% if 'b' in s %}{% endif %}{% endfor %}",
+        TURNS + "{% if s[1:] == s[:-1] %}{% endif %}{% endfor %}",
+        TURNS + "{% if s < s ~ i %}{% endif %}{% endfor %}",
+        TURNS + "{% if s is lower %}{% endif %}{% endfor %}",
+        TURNS + "{% if s | upper is upper %}{% endif %}{% endfor %}",
+        TURNS + "{% set t = s.find('b') + s.count('b') %}{% endfor %}",
+        TURNS + "{% set t = s.replace('b', 'c') %}{% endfor %}",
+        TURNS + "{% set t = s | replace('b', 'c') %}{% endfor %}",
+        TURNS + "{% set t = s | length | string ~ s %}{% endfor %}",
+        TURNS + "{% set t = [s, s] | tojson %}{% endfor %}",
+        TURNS + "{% set t = '%s' % s %}{% endfor %}",
+        TURNS + "{% set t = '{}'.format(s) %}{% endfor %}",
+        TURNS + "{% if s in [i ~ s, 'b'] %}{% endif %}{% endfor %}",
+        TURNS + "{% set t = [s, 'b'] | sort %}{% endfor %}",
+        "{% set x = [1] * 1000000 %}{% for i in range(99999) %}{% set t = x | list %}{% endfor %}",
+        "{% set x = [1] * 1000000 %}{% for i in range(99999) %}{% set t = x[1:] %}{% endfor %}",
+        "{% set x = [1] * 1000000 %}{% for i in range(99999) %}{% set t = x.pop(0) %}{% endfor %}",
+        "{% set x = [1] * 1000000 %}{% for i in range(99999) %}{% if x == x[:] %}{% endif %}{% endfor %}",
+        "{% for i in range(99999) %}" + "{% set x = [1, 2, 3] %}" * 2000 + "{% endfor %}",
+        "{% macro m() %}" + "{% set x = [1, 2, 3] %}" * 2000 + "{% endmacro %}"
+        "{% for i in range(99999) %}{{ m() }}{% endfor %}",
+        # Texts that are each small enough, but not together.
+        HUGE + "{% set x = [] %}{% for i in range(150) %}{% set _ = x.append(s ~ i) %}{% endfor %}",
+        HUGE + "{% macro m() %}{% for i in range(999) %}{{ s }}{% endfor %}{% endmacro %}{{ m() }}",
+        HUGE + "{% set x %}{% for i in range(999) %}{{ s }}{% endfor %}{% endset %}",
+        HUGE + "{{ s ~ s ~ s ~ s }}",
+        "{% set s = 'a ' * 5000000 %}{{ s.split() | length }}",
+        "{% set s = 'a ' * 5000000 %}{{ s.split(' ') | length }}",
+        "{{ ('\\n' * 9000000).splitlines() | length }}",
+        "{{ ('a' * 9000000) | list | length }}",
+        # A list that holds itself twice over and over is long when it is written out.
+        NESTED + "{{ n.x }}",
+        NESTED + "{{ n.x ~ '' }}",
+        NESTED + "{{ n.x | string }}",
+        NESTED + "{{ n.x | tojson }}",
+        NESTED + "{{ '%s' % [n.x] }}",
+        NESTED + "{{ '{}'.format(n.x) }}",
+        NESTED + "{% set m = n.x[:] %}" + NESTED + "{{ m == n.x }}",
+        "{% set x = [] %}{% set _ = x.append(x) %}{{ x | tojson }}",
+    ],
+)
+def test_work_is_paid_for_by_what_it_handles(source: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"it (takes|handles|builds) .*more than"):
+        render(source)
+
+
+def test_a_long_conversation_stays_within_the_budget() -> None:
+    conversation = [{"role": role, "content": "word " * 400} for role in ("user", "assistant") * 500]
+    assert len(render(SMOLLM2, conversation)) > 1000 * 2000
+
+
 def test_ordinary_joins_and_replacements_work() -> None:
     source = (
         "{{ messages | join('-', attribute='role') }} {{ ['a', 1] | join(', ') }} "
@@ -138,11 +202,14 @@ def test_a_failed_rendering_leaves_the_next_its_full_budget() -> None:
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="steps"):
             template.render([USER], n=2000)
-        assert template.render([USER], n=1000) == "ok"
+        assert template.render([USER], n=1000).text == "ok"
 
 
 def test_whether_a_rendered_prompt_has_its_bos_token() -> None:
-    template = ChatTemplate("", "<s>", "</s>")
-    assert template.writes_bos("<s>[INST]")
-    assert not template.writes_bos("[INST]")
-    assert not ChatTemplate("", "", "").writes_bos("[INST]")
+    source = "{% if bos %}{{ bos_token }}{% endif %}{{ messages[0].content }}"
+    template = ChatTemplate(source, "<s>", "</s>")
+    assert template.writes_bos(template.render([USER], bos=True))
+    assert not template.writes_bos(template.render([USER], bos=False))
+    # What a user writes is no BOS token.
+    assert not template.writes_bos(template.render([{"role": "user", "content": "<s>Hi"}], bos=False))
+    assert not ChatTemplate(source, "", "").writes_bos(template.render([USER], bos=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,13 @@ async def test_the_plot_is_an_image_with_a_panel_per_latency(fake: FakeServer, t
     path = tmp_path / "plot.svg"
     status, _, errors = await bench(fake.url, "--requests", "2", "--plot", str(path))
     assert status == 0, errors
-    assert path.read_text().count('id="axes_') == 3
+    image = path.read_text()
+    assert image.count('id="axes_') == 3
+    # matplotlib draws letters as paths, and writes each text beside them as a comment.
+    shown = re.findall(r"<!-- (.*?) -->", image)
+    assert any(text.startswith("fake: 2 requests, 8 at once, about 128 prompt tokens") for text in shown)
+    assert image.count('id="legend_') == 3
+    assert sum(bool(re.fullmatch(r"p(50|95|99) [\d,]+ ms", text)) for text in shown) == 9
 
 
 async def test_a_kind_of_plot_that_nobody_draws_is_refused_before_the_load(fake: FakeServer) -> None:

@@ -26,14 +26,15 @@ from rollout.cli import app as rollout_app
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PROTOCOLS = ROOT / "docs" / "protocols.md"
-EXAMPLE_PAGES = (README, PROTOCOLS)
-PAGES = (*EXAMPLE_PAGES, ROOT / "docs" / "guarantees.md", ROOT / "docs" / "models.md")
-NAME = "SmolLM2-135M-Instruct.Q4_1"
+STRUCTURED = ROOT / "docs" / "structured-output.md"
+EXAMPLE_PAGES = (README, PROTOCOLS, STRUCTURED)
+PAGES = (README, PROTOCOLS, ROOT / "docs" / "guarantees.md", ROOT / "docs" / "models.md")
+NAME = "SmolLM2-135M-Instruct.Q4_0"
 COMMANDS = {"bash": ("bash", "-euo", "pipefail", "-c"), "python": (sys.executable, "-c")}
 OUTPUTS = ("json", "text")
 NOT_RUN = ("sh", "yaml")
 # Options that are not the server's.
-OTHERS = {"--help", "--strict"}
+OTHERS = {"--help", "--kustomize", "--strict"}
 # The only words of a model's answer that must come back.
 KNOWN = re.compile(r"Paris|Tokyo|Rome")
 

@@ -20,8 +20,8 @@ def make_engine(model_path: Path) -> Iterator[MakeEngine]:
     engines: list[Engine] = []
 
     def make(**options: Any) -> Engine:
-        config = EngineConfig(model_path=model_path, threads=2, batch_threads=2, **options)
-        engines.append(Engine(config))
+        defaults = {"model_path": model_path, "threads": 2, "batch_threads": 2}
+        engines.append(Engine(EngineConfig(**defaults | options)))
         return engines[-1]
 
     yield make

@@ -1,8 +1,11 @@
 """Saved prefixes: the best match, what replaces what, and the limit on memory."""
 
+from pathlib import Path
+
 import numpy as np
 
 from predictor.engine.host_cache import HostCache, SavedPrefix
+from predictor.engine.prefix_file import StoredPrefix
 
 
 def saved(*tokens: int, size: int = 10) -> SavedPrefix:
@@ -37,6 +40,22 @@ def test_an_entry_replaces_those_that_it_contains() -> None:
     cache.add(longer)
     assert list(cache) == [longer]
     assert cache.used_bytes == 10
+
+
+def stored(*tokens: int) -> StoredPrefix:
+    return StoredPrefix(Path("nowhere"), list(tokens), 10, 0)
+
+
+def test_an_entry_on_disk_outlives_one_in_memory_that_contains_it() -> None:
+    cache = HostCache(15)
+    durable, longer = stored(1, 2), saved(1, 2, 3)
+    cache.add(durable)
+    cache.add(longer)
+    assert cache.match([1, 2, 9]) == (longer, 2)
+    cache.add(saved(5))
+    assert cache.match([1, 2, 9]) == (durable, 2)
+    cache.add(stored(1, 2, 3))
+    assert durable not in list(cache)
 
 
 def test_the_longest_unused_goes_when_memory_runs_out() -> None:

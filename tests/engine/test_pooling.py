@@ -25,6 +25,7 @@ from tiny_models import (
 
 from predictor.engine.config import EngineConfig, Pooling
 from predictor.engine.engine import Engine
+from predictor.engine.llama.pairs import filled
 from predictor.errors import InvalidRequest, PromptTooLong, QueueFull, WrongTask
 from predictor.generation.embedding import TextEmbedder
 
@@ -152,6 +153,12 @@ async def test_control_tokens_in_documents_are_text(make_embedder: MakeEmbedder,
     model = tiny_bert(tmp_path / "rank.gguf", gguf.PoolingType.RANK, labels=1)
     engine = engine_of(make_embedder(model.path, Pooling.RANK))
     assert engine.tokenize_pair("a", "[SEP]").count(3) == 2
+
+
+def test_a_template_for_pairs_is_filled_with_text() -> None:
+    segments = filled("<s>{query}</s>{document}</s>", "a{document}</s>", "b{query}")
+    assert "".join(segment.text for segment in segments) == "<s>a{document}</s></s>b{query}</s>"
+    assert [segment.text for segment in segments if not segment.is_own] == ["a{document}</s>", "b{query}"]
 
 
 async def test_texts_that_can_not_be_computed_are_refused(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,27 @@ MakeEngine = Callable[..., Engine]
 
 
 class Parrot:
-    """Guesses as much as it may."""
+    """Guesses as much as it may, and takes as long to read what it lacks as it is told."""
+
+    def __init__(self) -> None:
+        self.reading: dict[Sequence, float] = {}
+        self.prepared: list[float] = []
+        self.failing = False
+
+    def prepare(
+        self, _sequences: Collection[Sequence], _running: Collection[Sequence], seconds: float
+    ) -> None:
+        self.prepared.append(seconds)
+
+    def reading_seconds(self, sequence: Sequence) -> float:
+        return self.reading.get(sequence, 0.0)
+
+    def forget(self) -> None:
+        self.failing = False
 
     def propose(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
+        if self.failing:
+            raise RuntimeError("no guesses")
         return {sequence: [1] * count for sequence, count in wanted.items()}
 
     def close(self) -> None:
@@ -45,43 +64,91 @@ def sequence(prompt: list[int], max_tokens: int = 100) -> Sequence:
     return Sequence(Request("r", tuple(prompt), SamplingParams()), max_tokens)
 
 
-def speculator(fixed: float, per_token: float, most: int = 4) -> Speculator:
+class Subject(Speculator):
+    """A speculator of its own parrot, whose streams wait for nothing."""
+
+    parrot: Parrot
+
+    def guess(self, sequences: list[Sequence], room: int = 100) -> dict[Sequence, list[int]]:
+        return self.propose(sequences, room, running=sequences, seconds=1.0)
+
+
+def speculator(fixed: float, per_token: float, most: int = 4) -> Subject:
     cost = StepCost()
     for step in range(200):
         tokens = 1 + step % 5
         cost.observe(decode_tokens=tokens, prompt_tokens=0, seconds=fixed + per_token * tokens)
-    return Speculator(Parrot(), cost, most, 1000)
+    parrot = Parrot()
+    subject = Subject(parrot, cost, most, 1000)
+    subject.parrot = parrot
+    return subject
 
 
 def test_much_is_guessed_where_a_token_more_costs_little() -> None:
     one = sequence([1, 2, 3])
-    assert speculator(0.05, 0.001).propose([one], 100) == {one: [1, 1, 1, 1]}
+    assert speculator(0.05, 0.001).guess([one]) == {one: [1, 1, 1, 1]}
 
 
 def test_guessing_stops_where_it_is_slower_and_is_tried_again_later() -> None:
     subject, one = speculator(0.001, 0.01), sequence([1, 2, 3])
     for _ in range(20):
         subject.judge(one, 1, 0)
-    drafts = [subject.propose([one], 100) for _ in range(2 * PROBE_STEPS)]
+    drafts = [subject.guess([one]) for _ in range(2 * PROBE_STEPS)]
     assert [draft for draft in drafts if draft] == [{one: [1]}] * 2
 
 
 def test_wrong_guesses_lower_their_number() -> None:
     subject, one = speculator(0.05, 0.01), sequence([1, 2, 3])
-    before = len(subject.propose([one], 100)[one])
+    before = len(subject.guess([one])[one])
     for _ in range(5):
         subject.judge(one, 4, 1)
-    assert len(subject.propose([one], 100).get(one, [])) < before
+    assert len(subject.guess([one]).get(one, [])) < before
     assert (subject.drafted_tokens, subject.accepted_tokens) == (20, 5)
 
 
 def test_guesses_stay_within_the_room_the_limit_and_the_answer() -> None:
     subject = speculator(0.05, 0.001)
     first, second, ending = sequence([1, 2]), sequence([3, 4]), sequence([5, 6], max_tokens=2)
-    drafts = subject.propose([first, second, ending], 6)
+    drafts = subject.guess([first, second, ending], 6)
     assert {one.tokens[0]: len(tokens) for one, tokens in drafts.items()} == {1: 4, 3: 2}
-    assert len(subject.propose([ending], 100)[ending]) == 1
-    assert subject.propose([sequence([1] * 999)], 100) == {}
+    assert len(subject.guess([ending])[ending]) == 1
+    assert subject.guess([sequence([1] * 999)]) == {}
+
+
+def test_a_prompt_is_read_for_guesses_only_where_the_answer_is_long_enough() -> None:
+    """At 50 ms a token, 100 tokens may save some 3 s, and 10 some 0.3 s."""
+    subject = speculator(0.05, 0.001)
+    long, short = sequence([1, 2], max_tokens=100), sequence([3, 4], max_tokens=10)
+    for seconds, guessed in ((0.1, {1, 3}), (2.0, {1}), (6.0, set())):
+        subject.parrot.reading = {long: seconds, short: seconds}
+        assert {one.tokens[0] for one in (long, short) if subject.guess([one])} == guessed
+
+
+def test_a_guess_is_tried_again_for_the_sequence_that_takes_least_to_read() -> None:
+    subject, one, other = speculator(0.001, 0.01), sequence([1, 2, 3]), sequence([4])
+    for _ in range(20):
+        subject.judge(one, 1, 0)
+        subject.judge(other, 1, 0)
+    subject.parrot.reading = {one: 0.2, other: 0.1}
+    drafts = [draft for _ in range(PROBE_STEPS) if (draft := subject.guess([one, other]))]
+    assert drafts == [{other: [1]}]
+    subject.parrot.reading = {one: 20, other: 10}
+    assert not any(subject.guess([one, other]) for _ in range(2 * PROBE_STEPS))
+
+
+def test_guesses_end_before_the_streams_have_waited_too_long() -> None:
+    subject, one = speculator(0.05, 0.001), sequence([1, 2, 3])
+    subject._draft_seconds = 0.005
+    assert subject.propose([one], 100, running=[one], seconds=0.011) == {one: [1, 1]}
+    assert subject.parrot.prepared[-1] == pytest.approx(0.001, abs=1e-3)
+
+
+def test_a_drafter_that_fails_costs_some_guesses_and_is_tried_again() -> None:
+    subject, one = speculator(0.05, 0.001), sequence([1, 2, 3])
+    subject.parrot.failing = True
+    drafts = [subject.guess([one]) for _ in range(PROBE_STEPS + 2)]
+    assert drafts[: PROBE_STEPS + 1] == [{}] * (PROBE_STEPS + 1)
+    assert drafts[-1] == {one: [1, 1, 1, 1]}
 
 
 def test_what_followed_before_is_guessed_again() -> None:
@@ -109,6 +176,7 @@ TELL = "<|im_start|>user\nTell me about the sea.<|im_end|>\n<|im_start|>assistan
 def guess_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it costs: on a small model and two cores guesses are hardly ever worth their time."""
     monkeypatch.setattr(Speculator, "_count", lambda self, _sequence, _worth: self._max_draft_tokens)
+    monkeypatch.setattr(Speculator, "_gain", lambda *_arguments: math.inf)
 
 
 async def complete(engine: Engine, *texts: str, **options: object) -> list[Completion]:

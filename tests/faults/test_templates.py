@@ -43,7 +43,7 @@ ESCAPES = {
     "include": "{% include '/etc/passwd' %}",
     "import": "{% import 'os' as os %}{{ os }}",
     "extends": "{% extends '/etc/passwd' %}",
-    "changing the messages": "{{ messages.append(1) }}{{ messages[0].update({'role': 'x'}) }}",
+    "changing the messages": "{{ messages[0].update({'role': 'x'}) }}{{ messages.append(1) }}",
     "clearing the messages": "{% set _ = messages.clear() %}",
 }
 BOMBS = {
@@ -74,6 +74,20 @@ BOMBS = {
     "indented JSON": "{{ [[[[[[1] * 1000] * 10]]]]|tojson(indent=9999999) }}",
     "padding": "{{ 'a'.ljust(9999999999) }}",
     "a recursive macro": "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+    "many long strings": (
+        "{% set x = [] %}{% for i in range(150) %}{% set _ = x.append('a' * 16000000 ~ i) %}{% endfor %}"
+    ),
+    "a long macro": (
+        "{% macro m() %}{% for i in range(9999) %}{{ 'a' * 1000000 }}{% endfor %}{% endmacro %}{{ m() }}"
+    ),
+    "long searches": (
+        "{% set s = 'a' * 16000000 %}{% for i in range(99999) %}{% if 'b' in s %}{% endif %}{% endfor %}"
+    ),
+    "pieces": "{{ ('a ' * 8000000).split() }}",
+    "lists of lists": (
+        "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+        "{{ n.x | tojson }}"
+    ),
     "deep nesting": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
 }
 # Runs in a process of its own, since what is looked for would take the tests down with it.

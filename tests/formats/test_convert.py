@@ -72,6 +72,11 @@ def test_the_demo_model_gets_a_smaller_file_and_its_figures(model_path: Path, tm
     assert done.returncode == 0, done.stderr
     assert read_header(target).quantisation == "Q4_0"
     assert "quantised already" in done.stderr
+    # There is no terminal: progress comes in lines, each tenth once.
+    told = re.findall(r"^converting to \w+: (\d+)%$", done.stderr, re.M)
+    assert told[-1] == "100"
+    assert 2 < len(told) == len(set(told)) <= 11
+    assert "measuring" in done.stderr
     size = table_row(done.stdout, "size, MiB")
     assert size[0] == pytest.approx(model_path.stat().st_size / 2**20, abs=0.1)
     assert size[1] == pytest.approx(target.stat().st_size / 2**20, abs=0.1)

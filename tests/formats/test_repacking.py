@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_models import tiny_llama
 
-from predictor.engine.llama import Model
+from predictor.engine.llama import Model, openblas
 from predictor.engine.llama.backend import log_readers
 from predictor.engine.llama.cpu import cpu_features, is_repacked
 from predictor.engine.llama.quantize import quantise, quantised_bytes
+from predictor.formats.advice import log_format
 from predictor.formats.repacking import file_type_number, gains_from_openblas, is_quantised, report_format
 from predictor.models.gguf import GgufHeader, TensorHeader
 from predictor.models.gguf_split import read_parts
@@ -61,7 +62,7 @@ def test_the_answer_is_what_llama_cpp_does(tmp_path: Path, quantisation: str) ->
     parts = read_parts(model)
     buffers = [
         float(found[1])
-        for found in map(re.compile(r"_REPACK.* size = +([\d.]+) MiB").search, messages)
+        for found in map(re.compile(r"(?:_REPACK|AMX).* size = +([\d.]+) MiB").search, messages)
         if found
     ]
     share = report_format(parts, is_repacked).repacked_share
@@ -144,3 +145,35 @@ def test_the_size_is_known_before_anything_is_written(tmp_path: Path) -> None:
     assert sum(part.weights_bytes for part in parts) == pytest.approx(expected, abs=10_000)
     count = len(parts[0].tensors)
     assert seen == [(i + 1, count) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said", "not_said"),
+    [
+        # K formats need rows of a multiple of 256: in models of other widths the tensors fall back to others.
+        ([(6, 576), (8, 576), (12, 512)], "Q8_0 and Q5_0", "for this format"),
+        ([(Q4_1, 512)], "100% of the weights of this Q4_K_M file are in Q4_1", "Q4_K,"),
+    ],
+)
+def test_the_log_names_the_tensors_formats_and_not_the_files(
+    tensors: list[tuple[int, int]], said: str, not_said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    matrices = [matrix(f"blk.{i}.ffn_up.weight", kind, columns) for i, (kind, columns) in enumerate(tensors)]
+    parts = [GgufHeader(Path("m.gguf"), 3, {"general.file_type": 15}, tuple(matrices))]
+    with caplog.at_level("INFO"):
+        log_format(report_format(parts, only(2, 12)), Path("m.gguf"))
+    (line,) = caplog.messages
+    assert said in line
+    assert not_said not in line
+    assert "docs/" not in line  # A file that who installed the package doesn't have.
+
+
+def test_what_is_missing_for_openblas_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    backend, library = tmp_path / "libggml-blas.so", tmp_path / "libscipy_openblas.so"
+    monkeypatch.setattr(openblas, "_places", lambda: (backend, library))
+    assert "scipy-openblas32" in openblas.what_is_missing()
+    library.touch()
+    assert "`make setup` and the image" in openblas.what_is_missing()
+    assert openblas.backend_files() is None
+    backend.touch()
+    assert openblas.backend_files() == (backend, library)

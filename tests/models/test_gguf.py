@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from predictor.errors import ModelLoadError
+from predictor.models.cache_size import CacheShape, cache_bytes
 from predictor.models.gguf import SkippedArray, read_header
 from predictor.models.gguf_split import SplitName, read_parts
 from predictor.models.gguf_types import FILE_TYPES, REMOVED_TENSOR_TYPES, TENSOR_TYPES
-from predictor.models.memory import check_memory, kv_cache_bytes
+from predictor.models.memory import check_memory
 from tests.tiny_gguf import TENSORS, TINY, Tensor, string, tiny_gguf
 
 ONE_KEY = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + string("k")
@@ -60,7 +61,7 @@ def test_the_demo_model_is_read_fast(model_path: Path) -> None:
 
 def test_the_kv_cache_is_what_llama_cpp_allocates(model_path: Path) -> None:
     # "llama_kv_cache: size = 22.50 MiB (1024 cells, 30 layers), K (f16)" in llama.cpp's log.
-    assert kv_cache_bytes(read_header(model_path), 1024) == 22.5 * 2**20
+    assert cache_bytes(read_header(model_path), CacheShape(1024)) == 22.5 * 2**20
 
 
 def test_type_tables_agree_with_llama_cpp() -> None:
@@ -183,32 +184,27 @@ def test_a_mutated_file_only_ever_raises_the_typed_error(
     with contextlib.suppress(ModelLoadError):
         header = read_header(path)
         assert header.split_count >= 1
-        assert check_memory([header], 1024, None).total >= 0
+        assert check_memory([header], CacheShape(1024), None).total >= 0
 
 
 def estimate(folder: Path, **changes: object) -> int:
-    """KV cache of 1,000 tokens with llama metadata changed; 2 layers, 2 KV heads of size 16."""
+    """KV cache of 1,024 tokens with llama metadata changed; 2 layers, 2 KV heads of size 16."""
     metadata = {**TINY, **{f"llama.{key.replace('__', '.')}": item for key, item in changes.items()}}
-    return kv_cache_bytes(read_header(write(folder, tiny_gguf(metadata))), 1000)
+    return cache_bytes(read_header(write(folder, tiny_gguf(metadata))), CacheShape(1000))
 
 
 def test_kv_cache_of_unusual_models(tmp_path: Path) -> None:
-    layer = 1000 * 2 * (16 + 16) * 2
+    layer = 1024 * 2 * (16 + 16) * 2
     assert estimate(tmp_path) == 2 * layer
     assert estimate(tmp_path, attention__head_count_kv=[2, 0]) == layer
     assert estimate(tmp_path, attention__key_length=32) == 3 * layer
     assert estimate(tmp_path, attention__key_length=32, attention__key_length_mla=16) == 2 * layer
-    assert estimate(tmp_path, attention__sliding_window=100) == 2 * layer // 10
-    assert (
-        estimate(tmp_path, attention__sliding_window=100, attention__sliding_window_pattern=[True, False])
-        == layer // 10 + layer
-    )
-    assert estimate(tmp_path, attention__sliding_window=0) == 2 * layer
-    assert estimate(tmp_path, full_attention_interval=2) == layer
+    # llama.cpp keeps the whole cache of sliding layers unless it is told otherwise.
+    assert estimate(tmp_path, attention__sliding_window=100) == 2 * layer
     assert estimate(tmp_path, attention__shared_kv_layers=1) == layer
     assert estimate(tmp_path, attention__head_count=0) == 0
     header = read_header(write(tmp_path, tiny_gguf()))
-    assert kv_cache_bytes(header, 1000, "q8_0") == 2 * layer * 34 // 64
+    assert cache_bytes(header, CacheShape(1000, number_type="q8_0")) == 2 * layer * 34 // 64
 
 
 def test_absurd_shapes_are_refused(tmp_path: Path) -> None:
@@ -223,19 +219,19 @@ def test_absurd_shapes_are_refused(tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_fit(model_path: Path) -> None:
     parts = read_parts(model_path)
-    fits = check_memory(parts, 8192, 300_000_000)
+    fits = check_memory(parts, CacheShape(8192), 300_000_000)
     assert fits.total == fits.weights + 180 * 2**20
-    assert check_memory(parts, 8192, fits.total) == fits
+    assert check_memory(parts, CacheShape(8192), fits.total) == fits
     with pytest.raises(ModelLoadError) as caught:
-        check_memory(parts, 8192, fits.total - 1)
+        check_memory(parts, CacheShape(8192), fits.total - 1)
     message = caught.value.message
     assert "0.09 GiB of weights and 0.18 GiB of KV cache for 8,192 tokens" in message
     assert "the limit is 0.27 GiB" in message
     assert "smaller context" in message
     with pytest.raises(ModelLoadError) as caught:
-        check_memory(parts, 8192, 50_000_000)
+        check_memory(parts, CacheShape(8192), 50_000_000)
     assert "smaller context" not in caught.value.message
-    assert check_memory(parts, 8192, None) == fits
+    assert check_memory(parts, CacheShape(8192), None) == fits
 
 
 def split(folder: Path, number: int, count: int = 3, *, named: str | None = None) -> Path:
@@ -248,7 +244,7 @@ def test_a_split_model(tmp_path: Path) -> None:
     first, *_ = (split(tmp_path, number) for number in range(3))
     parts = read_parts(first)
     assert [part.split_number for part in parts] == [0, 1, 2]
-    assert check_memory(parts, 10, None).weights == 3 * sum(tensor.size for tensor in TENSORS)
+    assert check_memory(parts, CacheShape(10), None).weights == 3 * sum(tensor.size for tensor in TENSORS)
 
 
 def test_split_models_that_can_not_be_loaded(tmp_path: Path) -> None:

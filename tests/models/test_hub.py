@@ -6,9 +6,12 @@ Each call is a process of its own, because huggingface_hub reads its environment
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import pytest
 from predictor.errors import ModelReferenceError
 from predictor.models.gguf import read_header
 from predictor.models.hub import HubReference
+from predictor.models.leftovers import sweep_hub
 from tests.fake_hub import FakeHub, Repository, running_hub
 from tests.tiny_gguf import tiny_gguf
 
@@ -198,6 +202,64 @@ def test_hub_without_network(tmp_path: Path, hub: FakeHub) -> None:
     answer, _ = resolve_hub(tmp_path / "2", nowhere, "hf://owner/m")
     assert f"the hub at {nowhere} can't be reached (ConnectError: " in answer
     assert "set HF_ENDPOINT to a mirror" in answer
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_cannot_serve_now_is_as_good_as_none(tmp_path: Path, hub: FakeHub, status: int) -> None:
+    hub.repositories["owner/m"] = Repository({"m.gguf": TINY})
+    hub.status = status
+    answer, _ = resolve_hub(tmp_path, hub.url, "hf://owner/m")
+    assert f"the hub answered {status} for owner/m at main" in answer
+    assert "is not in the cache" in answer
+    hub.status = None
+    path, _ = resolve_hub(tmp_path, hub.url, "hf://owner/m")
+    hub.status = status
+    cached, log = resolve_hub(tmp_path, hub.url, "hf://owner/m")
+    assert cached == path
+    assert f"answered {status}" in log
+
+
+def test_a_hub_that_refuses_is_not_got_around(tmp_path: Path, hub: FakeHub) -> None:
+    """Who may not read a model any more is not served an old copy without a word."""
+    hub.repositories["owner/m"] = Repository({"m.gguf": TINY})
+    resolve_hub(tmp_path, hub.url, "hf://owner/m")
+    hub.status = 403
+    answer, _ = resolve_hub(tmp_path, hub.url, "hf://owner/m")
+    assert "refused access" in answer or "gated" in answer
+
+
+def test_what_killed_downloads_left_is_deleted_by_the_next(tmp_path: Path, hub: FakeHub) -> None:
+    content = TINY + os.urandom(15_000_000)
+    hub.repositories["owner/m"] = Repository({"m.gguf": content})
+    hub.hang_after = 12_000_000
+    env = {name: text for name, text in os.environ.items() if not name.startswith("HF_")}
+    env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", RESOLVE, "hf://owner/m", "", ""]
+
+    def left() -> list[Path]:
+        return [file for file in tmp_path.rglob("*.incomplete") if file.stat().st_size > 10_000_000]
+
+    for number in range(1, 3):
+        process = subprocess.Popen(command, env=env, cwd=Path(__file__).parents[2])
+        until = time.monotonic() + 60
+        while len(left()) < number and time.monotonic() < until:
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(20) == -signal.SIGTERM
+    assert len(left()) == 2
+    living = left()[0]
+    for file in left():
+        os.utime(file, (time.time() - 3600,) * 2)
+    hub.hang_after = None
+    lock = next((tmp_path / "hf").rglob("*.lock"))
+    with lock.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        sweep_hub(lock.parents[2], lock.parent.name)
+        assert living.exists(), "another process is downloading it"
+    path, log = resolve_hub(tmp_path, hub.url, "hf://owner/m")
+    assert Path(path).read_bytes() == content
+    assert not list(tmp_path.rglob("*.incomplete"))
+    assert "left behind" in log
 
 
 def test_hub_references() -> None:

@@ -82,10 +82,14 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(tmp_path, "a.gguf", "b.txt")
+    (tmp_path / "empty").mkdir()
+    assert f"there is no GGUF file in {tmp_path}/empty" in failure(tmp_path / "empty" / "c.gguf")
+    fill(tmp_path, "a.gguf", "b.txt", ".bashrc", ".hidden.gguf", "B.GGUF")
     message = failure(tmp_path / "c.gguf")
     assert f"{tmp_path}/c.gguf does not exist" in message
-    assert f"{tmp_path} holds: a.gguf, b.txt" in message
+    assert f"GGUF files in {tmp_path}: B.GGUF, a.gguf" in message
+    assert "b.txt" not in message
+    assert "hidden" not in message
     monkeypatch.chdir(tmp_path)
     assert "write hf://owner/model:Q4_K_M" in failure("owner/model:Q4_K_M")
     assert "is empty" in failure(" ")
@@ -241,6 +245,53 @@ def test_a_failed_download_leaves_nothing(tmp_path: Path, web: str) -> None:
     assert message == f"{web}/m.bin has no .gguf file; found: m.bin"
     assert list((tmp_path / "cache").iterdir()) == []
     assert "can't be downloaded: Cannot recognize storage type" in failure("zip://a/b", cache_dir=tmp_path)
+
+
+DOWNLOAD = """
+import sys, time
+from pathlib import Path
+from predictor.models import storage
+publish = storage._publish
+def late(unfinished, folder):
+    print("complete", flush=True)
+    sys.stdin.readline()
+    publish(unfinished, folder)
+storage._publish = late
+print(storage.resolve_model(sys.argv[1], cache_dir=Path(sys.argv[2])))
+"""
+
+
+def downloads(web: str, cache: Path, count: int) -> list[subprocess.Popen[str]]:
+    """Processes that all have the whole download and wait for a line to give it its name."""
+    command = [sys.executable, "-c", DOWNLOAD, f"{web}/m.gguf", str(cache)]
+    start = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    processes = [start(command, cwd=Path(__file__).parents[2]) for _ in range(count)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "complete\n"
+    return processes
+
+
+def test_processes_that_finish_one_download_at_the_same_moment(tmp_path: Path, web: str) -> None:
+    fill(tmp_path / "site", "m.gguf")
+    cache = tmp_path / "cache"
+    answers = [process.communicate("\n", timeout=60)[0] for process in downloads(web, cache, 3)]
+    assert len(set(answers)) == 1
+    assert read_header(Path(answers[0].strip())).architecture == "llama"
+    assert [path.is_dir() for path in cache.iterdir()] == [True]
+
+
+def test_what_killed_downloads_left_goes_and_what_living_ones_write_stays(tmp_path: Path, web: str) -> None:
+    fill(tmp_path / "site", "m.gguf")
+    cache = tmp_path / "cache"
+    killed, living = downloads(web, cache, 2)
+    killed.terminate()
+    killed.communicate(timeout=20)
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 2
+    path = resolve_model(f"{web}/m.gguf", cache_dir=cache)
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 2, "the result, and what is in work"
+    assert living.communicate("\n", timeout=60)[0].strip() == str(path)
+    assert [path.is_dir() for path in cache.iterdir()] == [True]
 
 
 def test_a_cache_folder_that_can_not_be_written(tmp_path: Path, web: str) -> None:

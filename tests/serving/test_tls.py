@@ -80,6 +80,8 @@ def test_the_openai_client_over_tls(secure: SecureServer) -> None:
     )
     answer = client.completions.create(model="smol", prompt="The sea", max_tokens=2)
     assert answer.choices[0].text
+    address = secure.server.http_url.replace("127.0.0.1", "localhost")
+    assert f"is ready on {address}\n" in secure.server.log.read_text()
     with pytest.raises(openai.APIConnectionError):
         openai.OpenAI(base_url=f"{secure.server.http_url}/v1", api_key=KEY, max_retries=0).models.list()
     with pytest.raises(httpx.TransportError):

@@ -23,6 +23,7 @@ from predictor.engine.constraint import TokenConstraint
 from predictor.engine.llama import Model
 from predictor.errors import InvalidRequest
 from predictor.structured import constraint as constraint_module
+from predictor.structured.checker import GrammarChecker
 from predictor.structured.compiler import ConstraintCompiler
 from predictor.structured.grammar import Grammar, gbnf_grammar, json_schema_grammar
 
@@ -194,7 +195,7 @@ async def test_a_grammar_that_was_tried_is_not_tried_again(
 ) -> None:
     grammar = schema_grammar({"type": "integer", "multipleOf": 7})
     await compiler.whole(grammar)
-    monkeypatch.setattr("predictor.structured.compiler._problem", lambda text: "tried again")
+    monkeypatch.setattr(GrammarChecker, "_ask", lambda self, text: "tried again")
     await compiler.whole(grammar)
     with pytest.raises(InvalidRequest, match="tried again"):
         await compiler.whole(schema_grammar({"type": "integer", "multipleOf": 11}))

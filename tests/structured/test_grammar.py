@@ -53,6 +53,10 @@ def test_a_requests_own_options_for_the_library_have_no_effect() -> None:
         ({"anyOf": [{"$ref": "#/$defs/a"}] * 51}, True),
         ({"anyOf": [{"$ref": "#/$defs/a"}] * 50}, False),
         ({"enum": ["x" * 20_000]}, True),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}], "default": None, "title": "A"}, False),
+        ({"anyOf": [{"type": "string"}], "oneOf": [{"type": "string"}]}, True),
+        ({"anyOf": [{"required": ["a"]}], "properties": {"a": {"type": "string"}}}, True),
+        ({"oneOf": [{"type": "integer"}] * 51}, True),
     ],
 )
 def test_which_schemas_are_tried_first(schema: Any, costly: bool) -> None:

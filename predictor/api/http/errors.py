@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from reprlib import Repr
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -31,6 +32,7 @@ from predictor.errors import (
     RequestTooLarge,
     Unauthenticated,
     Unavailable,
+    UnknownEncoding,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +42,13 @@ logger = logging.getLogger(__name__)
 
 # pydantic puts the names of types that it tried into the place of an error.
 _NOT_A_FIELD = re.compile(r"body|InferenceRequest|(str|int|float|bool|bytes|list|dict|function)(\W.*|-.*)?")
+MAX_MESSAGE = 1000
 GENERIC_MESSAGE = "internal error; the server's log has the details"
+
+
+# Longer than what is shown of a value, so that one that was cut isn't.
+_values = Repr()
+_values.maxstring = _values.maxother = _values.maxlong = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,13 @@ _FORMS = (
         "ResourceExhausted",
     ),
     _Form(
+        UnknownEncoding,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "invalid_request_error",
+        "unsupported_encoding",
+        "InvalidArgument",
+    ),
+    _Form(
         (QueueFull, RateLimited),
         HTTPStatus.TOO_MANY_REQUESTS,
         "rate_limit_error",
@@ -100,7 +115,12 @@ def _form(error: Exception) -> _Form:
 
 def _message(error: Exception) -> str:
     # Only errors raised on purpose have a text that was written for users.
-    return error.message if isinstance(error, PredictorError) else GENERIC_MESSAGE
+    return _short(error.message) if isinstance(error, PredictorError) else GENERIC_MESSAGE
+
+
+def _short(text: str) -> str:
+    """What a client sent comes back in messages, and gRPC carries none of more than some kilobytes."""
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 3]}..."
 
 
 def http_status(error: Exception) -> int:
@@ -111,7 +131,7 @@ def http_status(error: Exception) -> int:
 def openai_error(error: Exception) -> dict[str, Any]:
     """`error` as OpenAI's routes and streams show it."""
     form = _form(error)
-    param = error.param if isinstance(error, PredictorError) else None
+    param = _short(error.param) if isinstance(error, PredictorError) and error.param else None
     return _openai_body(_message(error), form.kind, param, form.code)
 
 
@@ -261,5 +281,5 @@ def _reason(error: Mapping[str, Any]) -> str:
     message: str = error["msg"]
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
     message = message.replace("valid dictionary", "JSON object").replace("valid list", "list")
-    shown = repr(error.get("input"))
+    shown = _values.repr(error.get("input"))
     return f"{message}, not {shown}" if "must be" in message and len(shown) <= 60 else message

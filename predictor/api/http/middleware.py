@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from predictor.access.gate import Gate
 from predictor.api.http.access import RequireKey
+from predictor.api.http.bodies import BodyReader
 from predictor.api.http.errors import error_response
-from predictor.errors import RequestTooLarge
+from predictor.errors import PredictorError, RequestTooLarge
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _path: ContextVar[str | None] = ContextVar("path", default=None)
@@ -44,7 +45,8 @@ def install_middleware(
     """
     # The last one added is the outermost: nobody's body is read before the key, browsers ask for permission
     # without one, bodies are counted while read, and every answer gets an id.
-    app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(CancelOnDisconnect, reader=BodyReader(max_body_bytes))
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     if gate is not None:
         app.add_middleware(RequireKey, gate=gate, open_routes=open_routes)
@@ -191,19 +193,31 @@ class CancelOnDisconnect:
     """Cancels the handling of a POST when its client goes away, so that its sequences are freed.
 
     The body is read to its end first; from then on the only message to come is the disconnect.
+
+    Args:
+        app: the application.
+        reader: reads the bodies.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, reader: BodyReader) -> None:
         self.app = app
+        self.reader = reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app; see the class."""
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body = await _read_body(receive)
-        if body is None:
-            return
+        with self.reader.hold() as room:
+            try:
+                body = await self.reader.read(room, scope, receive)
+            except PredictorError as error:
+                await error_response(error, scope["path"])(scope, receive, send)
+                return
+            if body is not None:
+                await self._answer(body, scope, receive, send)
+
+    async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         answered = False
 
         async def watched_send(message: Message) -> None:
@@ -226,16 +240,16 @@ class CancelOnDisconnect:
             work.cancel()
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; None when the client left before its end."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
+class HeadAsGet:
+    """Answers HEAD wherever there is GET; the server leaves out the body, but not its length."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app; see the class."""
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+        await self.app({**scope, "method": "GET"} if is_head else scope, receive, send)
 
 
 async def _disconnected(receive: Receive) -> None:

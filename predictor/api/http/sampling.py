@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from predictor.api.http.errors import describe_validation
 from predictor.api.http.fields import Integer, is_unicode
-from predictor.engine.request import SamplingParams
+from predictor.api.http.foreign_fields import refuse_foreign
+from predictor.api.http.sizes import check_biases, check_stop_strings
+from predictor.engine.request import MAX_BIAS, SamplingParams
 from predictor.errors import InvalidRequest
 
 PROTOCOL_PARAMETERS = frozenset(
@@ -34,36 +36,56 @@ def _stop_strings(value: Any) -> Any:
         return None
     if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
         raise ValueError("must be a string or a list of strings")
+    check_stop_strings(strings)
     if not all(is_unicode(text) for text in strings):
         raise ValueError("must be valid Unicode text")
-    return strings
+    return [text for text in strings if text]
 
 
 def _token_biases(value: Any) -> Any:
-    """Token ids are text in JSON objects, and the whole object is text in protocols with scalars only."""
+    """Token ids are text in JSON objects, and in protocols with scalars only the whole object is text.
+
+    llama.cpp's server takes pairs as well, and false where a token is forbidden.
+    """
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             value = None
         if value is None:
             raise ValueError("must be a JSON object of token ids to numbers")
-    if not isinstance(value, Mapping):
+    if isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        pairs = value
+    elif isinstance(value, Mapping):
+        pairs = list(value.items())
+    else:
         return value
+    check_biases(value)
     try:
-        return {int(token): bias for token, bias in value.items()}
-    except ValueError:
+        return {int(token): -MAX_BIAS if bias is False else bias for token, bias in pairs}
+    except (ValueError, TypeError):
         raise ValueError("must have token ids as its keys") from None
 
 
 class SamplingFields(BaseModel):
-    """Optional sampling fields; null means the default. Base of every request that carries them.
+    """Optional sampling fields. Base of every request that carries them.
 
     The names and meanings are those of `predictor.engine.request.SamplingParams`. Booleans and text do not
-    pass for numbers. Fields that are not known are ignored, since OpenAI clients send many.
+    pass for numbers. What changes no answer is never refused: null is as good as a missing field, and
+    so are the values by which other servers know "no limit" and "pick one". Fields that are not known are
+    ignored, since clients send many, but not those by which other servers would answer differently; see
+    `predictor.api.http.foreign_fields`.
+
+    Attributes:
+        ALIASES: names that vLLM, SGLang, TGI and llama.cpp's server have for fields.
     """
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "repetition_penalty": "repeat_penalty",
+        "n_predict": "max_tokens",
+    }
 
     max_tokens: Integer | None = None
     temperature: float | None = None
@@ -71,13 +93,30 @@ class SamplingFields(BaseModel):
     top_p: float | None = None
     min_p: float | None = None
     typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
     repeat_penalty: float | None = None
+    repeat_last_n: Integer | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: Integer | None = None
     logit_bias: Annotated[dict[int, float] | None, BeforeValidator(_token_biases)] = None
     stop: Annotated[list[str] | None, BeforeValidator(_stop_strings)] = None
     ignore_eos: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_our_words(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = {name: value for name, value in values.items() if value is not None}
+        for alias, name in cls.ALIASES.items():
+            if alias in given and given.setdefault(name, given[alias]) != given.pop(alias):
+                raise InvalidRequest(f"{alias} and {name} mean the same, but differ", param=alias)
+        return given
 
     def to_params(self, default_max_tokens: int | None, *, top_logprobs: int | None = None) -> SamplingParams:
         """The engine's parameters.
@@ -88,14 +127,16 @@ class SamplingFields(BaseModel):
             top_logprobs: as in `SamplingParams`.
 
         Raises:
-            InvalidRequest: a value is out of range; `param` names it.
+            InvalidRequest: a value is out of range, or a field would change the answer on another server and
+                isn't supported here; `param` names it.
         """
+        refuse_foreign(self.model_extra or {})
         given = {
             name: value for name in SamplingFields.model_fields if (value := getattr(self, name)) is not None
         }
         given.setdefault("max_tokens", default_max_tokens)
         given["stop"] = tuple(given.get("stop", ()))
-        return SamplingParams(**given, top_logprobs=top_logprobs)
+        return SamplingParams(**_plain(given), top_logprobs=top_logprobs)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -111,7 +152,7 @@ class SamplingFields(BaseModel):
         Raises:
             InvalidRequest: a name is unknown, or a value has the wrong type.
         """
-        unknown = sorted(values.keys() - cls.model_fields.keys() - PROTOCOL_PARAMETERS)
+        unknown = sorted(values.keys() - cls.model_fields.keys() - cls.ALIASES.keys() - PROTOCOL_PARAMETERS)
         if unknown:
             known = ", ".join(cls.model_fields)
             raise InvalidRequest(
@@ -119,8 +160,8 @@ class SamplingFields(BaseModel):
             )
         try:
             return cls.model_validate({name: _number(name, value) for name, value in values.items()})
-        except ValidationError as error:
-            problem = describe_validation(error.errors())
+        except (ValidationError, InvalidRequest) as error:
+            problem = error if isinstance(error, InvalidRequest) else describe_validation(error.errors())
             raise InvalidRequest(f"{where}: {problem.message}", param=problem.param) from None
 
 
@@ -137,6 +178,14 @@ def parse_sampling(
         return fields.to_params(default_max_tokens)
     except InvalidRequest as error:
         raise InvalidRequest(f"{where}: {error.message}", param=error.param) from None
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without llama.cpp's and vLLM's -1, which is no limit, all tokens, or any seed."""
+    meanings = {"max_tokens": None, "seed": None, "top_k": 0}
+    return {
+        name: meanings[name] if name in meanings and value == -1 else value for name, value in given.items()
+    }
 
 
 _TEXT_FIELDS = frozenset({"stop", "logit_bias"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -29,13 +30,19 @@ class EventStream(Response):
     Args:
         events: complete events, `data: ...` and an empty line.
         streams: what the events are made from.
+        headers: more headers of the answer.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], streams: Sequence[RequestStream]) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        streams: Sequence[RequestStream],
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         # Proxies must neither keep nor gather the events.
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._events = events
         self._streams = streams

@@ -19,6 +19,7 @@ from predictor.api.http.errors import kserve_error
 from predictor.api.http.fields import Text
 from predictor.api.http.middleware import current_request_id
 from predictor.api.http.sampling import SamplingFields
+from predictor.api.http.sizes import Identifier
 from predictor.api.http.streaming import EventStream, ending_with_error, sse
 from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
 from predictor.generation.served_models import ServedModels
@@ -42,7 +43,7 @@ class GenerateRequest(BaseModel):
 
     text_input: Text
     parameters: dict[str, Any] | None = None
-    id: Text | None = None
+    id: Identifier | None = None
 
 
 def generate_router(models: ServedModels) -> APIRouter:

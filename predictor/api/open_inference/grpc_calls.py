@@ -15,7 +15,7 @@ from predictor.api.http.middleware import request_identity
 from predictor.errors import PredictorError, Unavailable
 
 # The same as over HTTP: what probes ask for.
-_OPEN = frozenset({"ServerLive", "ServerReady", "ModelReady"})
+_OPEN = frozenset({"ServerLive", "ServerReady", "ModelReady", "Check", "Watch"})
 
 
 class ServingInterceptor(AsyncServerInterceptor):

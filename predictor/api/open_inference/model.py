@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
-from kserve import InferOutput, InferRequest, InferResponse, Model
-from kserve.protocol.infer_type import InferInput
+from kserve import InferRequest, InferResponse, Model
 
 from predictor.api.http.fields import is_unicode
 from predictor.api.http.middleware import current_request_id
-from predictor.api.http.sampling import PROTOCOL_PARAMETERS, parse_sampling
+from predictor.api.http.sampling import parse_sampling
 from predictor.api.open_inference.model_embeddings import EMBEDDING_OUTPUTS, embed_instances, embed_texts
+from predictor.api.open_inference.tensors import (
+    OUTPUTS,
+    answer,
+    check_call,
+    infer_delta,
+    infer_response,
+    plain_parameters,
+    read_texts,
+)
 from predictor.engine.request import Request
 from predictor.errors import InvalidRequest
+from predictor.generation.embedding import check_count
 from predictor.generation.served_models import ServedModels
 from predictor.generation.text import Completion, TextGenerator
 
 # V1 and V2 answer in one piece, so an unlimited answer could outlast every proxy's timeout.
 DEFAULT_MAX_TOKENS = 256
-
-OUTPUTS = {"text": "BYTES", "finish_reason": "BYTES", "prompt_tokens": "INT32", "completion_tokens": "INT32"}
-"""V2 outputs with their datatypes; each has the shape [n], one element per prompt."""
 
 _PROMPT_FIELDS = ("prompt", "messages")
 
@@ -91,38 +98,81 @@ class LlamaCppModel(Model):  # type: ignore[misc]
             return await embed_instances(self._models.embedder(self.name), _instances(payload))
         generator = self._models.get(self.name)
         instances = _instances(payload)
-        requests = [
-            await _instance_request(generator, value, f"instances[{i}]") for i, value in enumerate(instances)
-        ]
+        generator.check_count(len(instances))
+        requests = []
+        for i, instance in enumerate(instances):
+            requests.append(await _instance_request(generator, instance, f"instances[{i}]"))
+            await asyncio.sleep(0)  # Each is quick, but not all of them together.
         return {"predictions": [_prediction(c) for c in await generator.complete(requests)]}
 
     async def _predict_v2(self, payload: InferRequest) -> InferResponse:
         if self._models.is_embedder(self.name):
             return await self._embed_v2(payload)
         generator = self._models.get(self.name)
-        _check_id(payload)
-        _check_outputs(payload, OUTPUTS)
-        prompts, systems = _tensors(payload)
+        requests = await self._v2_requests(generator, payload)
+        return infer_response(payload, self.name, await generator.complete(requests))
+
+    async def _v2_requests(self, generator: TextGenerator, payload: InferRequest) -> list[Request]:
+        check_call(payload, OUTPUTS)
+        prompts, systems = read_texts(payload, generator.check_count)
         params = parse_sampling(
-            _plain(payload.parameters), "parameters", default_max_tokens=DEFAULT_MAX_TOKENS
+            plain_parameters(payload.parameters), "parameters", default_max_tokens=DEFAULT_MAX_TOKENS
         )
-        requests = []
-        for prompt, system in zip(prompts, systems, strict=True):
-            if system is None:
-                tokens = await generator.tokenize(prompt)
-            else:
-                tokens = await generator.tokenize_chat(_messages(system, prompt))
-            requests.append(Request(payload.id or current_request_id() or "", tokens, params))
-        return _infer_response(payload, self.name, await generator.complete(requests))
+        label = payload.id or current_request_id() or ""
+        tokens_of_all = await _tokens_of_all(generator, prompts, systems)
+        return [Request(label, tokens, params) for tokens in tokens_of_all]
+
+    async def stream(
+        self, payload: InferRequest, headers: dict[str, str]
+    ) -> AsyncGenerator[InferResponse, None]:
+        """Answer one V2 call of one prompt piece by piece; the last piece has a finish reason.
+
+        A model that gives vectors answers in one piece.
+
+        Args:
+            payload: the call.
+            headers: of the call it came with.
+
+        Raises:
+            PredictorError: the call can't be answered.
+        """
+        if self._models.is_embedder(self.name):
+            yield await self._embed_v2(payload)
+            return
+        generator = self._models.get(self.name)
+        requests = await self._v2_requests(generator, payload)
+        if len(requests) != 1:
+            raise InvalidRequest(
+                f"a streamed request takes one prompt, not {len(requests)}: send a request for each",
+                param="prompt",
+            )
+        (stream,) = generator.submit(requests)
+        try:
+            async for delta in stream:
+                if delta.text or delta.finish_reason is not None:
+                    yield infer_delta(payload, self.name, delta, len(requests[0].prompt))
+        finally:
+            stream.cancel()
 
     async def _embed_v2(self, payload: InferRequest) -> InferResponse:
-        _check_id(payload)
-        _check_outputs(payload, [output["name"] for output in EMBEDDING_OUTPUTS])
-        texts, systems = _tensors(payload)
+        check_call(payload, [output["name"] for output in EMBEDDING_OUTPUTS])
+        texts, systems = read_texts(payload, partial(check_count, param="prompt"))
         if any(system is not None for system in systems):
             raise InvalidRequest("an embedding model takes no system message: leave it out", param="system")
         outputs = await embed_texts(self._models.embedder(self.name), texts)
-        return _answer(payload, self.name, outputs)
+        return answer(payload, self.name, outputs)
+
+
+async def _tokens_of_all(
+    generator: TextGenerator, prompts: Sequence[str], systems: Sequence[str | None]
+) -> list[tuple[int, ...]]:
+    if all(system is None for system in systems):
+        return await generator.tokenize_all(prompts)
+    tokens = []
+    for prompt, system in zip(prompts, systems, strict=True):
+        tokens.append(await generator.tokenize_chat(_messages(system or "", prompt)))
+        await asyncio.sleep(0)  # Each is quick, but not all of them together.
+    return tokens
 
 
 def _tensor(name: str, datatype: str) -> dict[str, Any]:
@@ -198,105 +248,3 @@ def _prediction(completion: Completion) -> dict[str, Any]:
             "total_tokens": completion.prompt_tokens + completion.completion_tokens,
         },
     }
-
-
-def _tensors(payload: InferRequest) -> tuple[list[str], list[str | None]]:
-    """The prompts and, for each, its system message."""
-    inputs = {tensor.name: tensor for tensor in payload.inputs}
-    unknown = sorted(inputs.keys() - {"prompt", "system"})
-    if unknown:
-        raise InvalidRequest(f"unknown input {unknown[0]!r}; known: prompt, system", param=unknown[0])
-    if len(inputs) != len(payload.inputs):
-        raise InvalidRequest("an input is given twice: put all its elements into one tensor")
-    if "prompt" not in inputs:
-        raise InvalidRequest("input prompt is missing: a BYTES tensor of shape [n]", param="prompt")
-    prompts = _texts(inputs["prompt"])
-    systems = _texts(inputs["system"]) if "system" in inputs else []
-    if len(systems) not in (0, 1, len(prompts)):
-        raise InvalidRequest(
-            f"system has {len(systems)} elements; send one, or one for each of {len(prompts)} prompts",
-            param="system",
-        )
-    if not systems:
-        return prompts, [None] * len(prompts)
-    return prompts, list(systems * len(prompts) if len(systems) == 1 else systems)
-
-
-def _texts(tensor: InferInput) -> list[str]:
-    """The elements of a BYTES tensor of shape [n] or [n, 1]."""
-    shape = list(tensor.shape)
-    if tensor.datatype != "BYTES":
-        raise InvalidRequest(f"{tensor.name} must be BYTES, not {tensor.datatype}", param=tensor.name)
-    if shape[1:] not in ([], [1]) or not shape or shape[0] < 1:
-        raise InvalidRequest(
-            f"{tensor.name} must have shape [n] with at least one element, not {shape}", param=tensor.name
-        )
-    try:
-        elements = [
-            element.decode() if isinstance(element, bytes) else element
-            for element in tensor.as_numpy().ravel().tolist()
-        ]
-    except (ValueError, TypeError, OverflowError, struct.error) as error:
-        raise InvalidRequest(
-            f"{tensor.name} can't be read as {shape[0]} texts in UTF-8: {error}", param=tensor.name
-        ) from None
-    if not all(isinstance(element, str) and is_unicode(element) for element in elements):
-        raise InvalidRequest(f"{tensor.name} must hold text", param=tensor.name)
-    return elements
-
-
-def _plain(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Request parameters as Python values; gRPC brings messages with one field each."""
-    return {name: _value(name, value) for name, value in (parameters or {}).items()}
-
-
-def _value(name: str, value: Any) -> Any:
-    if not hasattr(value, "WhichOneof"):
-        return value
-    field = value.WhichOneof("parameter_choice")
-    if field is None and name not in PROTOCOL_PARAMETERS:
-        # tritonclient sends floating-point numbers in a field that kserve's protocol file lacks.
-        raise InvalidRequest(
-            f"parameters: {name} has no value; over gRPC send it as bool, int64 or string, a number with a "
-            "fraction as a string",
-            param=name,
-        )
-    return getattr(value, field) if field else None
-
-
-def _check_id(request: InferRequest) -> None:
-    if request.id is not None and not is_unicode(request.id):
-        raise InvalidRequest("id must be valid Unicode text, without lone surrogates", param="id")
-
-
-def _check_outputs(request: InferRequest, known: Collection[str]) -> None:
-    for output in request.request_outputs or ():
-        if output.name not in known:
-            raise InvalidRequest(
-                f"unknown output {output.name!r}; known: {', '.join(known)}", param=output.name
-            )
-
-
-def _infer_response(request: InferRequest, name: str, completions: list[Completion]) -> InferResponse:
-    outputs = [
-        InferOutput(output, [len(completions)], datatype, [_element(c, output) for c in completions])
-        for output, datatype in OUTPUTS.items()
-    ]
-    return _answer(request, name, outputs)
-
-
-def _answer(request: InferRequest, name: str, outputs: Sequence[InferOutput]) -> InferResponse:
-    """The outputs that were asked for: all, where none are named."""
-    requested = {output.name for output in request.request_outputs or ()}
-    return InferResponse(
-        request.id or current_request_id() or "",
-        name,
-        [output for output in outputs if not requested or output.name in requested],
-        use_binary_outputs=request.use_binary_outputs,
-        requested_outputs=request.request_outputs,
-    )
-
-
-def _element(completion: Completion, output: str) -> str | int:
-    value = getattr(completion, output)
-    return value if isinstance(value, int) else str(value)

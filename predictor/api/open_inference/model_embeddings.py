@@ -12,7 +12,7 @@ from kserve import InferOutput
 from predictor.api.http.fields import is_unicode
 from predictor.api.http.middleware import current_request_id
 from predictor.errors import InvalidRequest
-from predictor.generation.embedding import Embedding, TextEmbedder
+from predictor.generation.embedding import Embedding, TextEmbedder, check_count
 
 EMBEDDING_OUTPUTS: tuple[dict[str, Any], ...] = (
     {"name": "embedding", "datatype": "FP32", "shape": [-1, -1]},
@@ -23,6 +23,7 @@ EMBEDDING_OUTPUTS: tuple[dict[str, Any], ...] = (
 
 async def embed_instances(embedder: TextEmbedder, instances: Sequence[Any]) -> dict[str, Any]:
     """The answer to a V1 call whose instances are strings, or objects with `prompt`: a vector for each."""
+    check_count(len(instances), "instances")
     texts = [_instance_text(instance, f"instances[{i}]") for i, instance in enumerate(instances)]
     return {"predictions": [result.vector.tolist() for result in await _embed(embedder, texts)]}
 
@@ -38,7 +39,7 @@ async def embed_texts(embedder: TextEmbedder, texts: Sequence[str]) -> list[Infe
 
 
 async def _embed(embedder: TextEmbedder, texts: Sequence[str]) -> list[Embedding]:
-    tokens = [await embedder.tokenize(text) for text in texts]
+    tokens = await embedder.tokenize_all(texts)
     return await embedder.embed(tokens, current_request_id() or uuid.uuid4().hex)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from kserve import InferRequest, InferResponse
@@ -22,3 +23,11 @@ class TracedModel(LlamaCppModel):
         """See `LlamaCppModel`."""
         with continued_trace(headers or {}):
             return await super().predict(payload, headers, response_headers)
+
+    async def stream(
+        self, payload: InferRequest, headers: dict[str, str]
+    ) -> AsyncGenerator[InferResponse, None]:
+        """See `LlamaCppModel`."""
+        with continued_trace(headers):
+            async for piece in super().stream(payload, headers):
+                yield piece

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from predictor.api.http.errors import openai_error
 from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
+from predictor.api.openai.answer_form import not_enforced_header
 from predictor.api.openai.answers import ChunkWriter, Envelope, Usage, chat_logprobs, wants_chunk
 from predictor.api.openai.output import read_chat
 from predictor.api.openai.requests import engine_requests
@@ -33,24 +34,27 @@ async def chat_completion(generator: TextGenerator, body: ChatCompletionRequest)
     Raises:
         PredictorError: the request can't be served.
     """
+    generator.check_count(body.choices)
     params = body.params()
     chat = await generator.prepare_chat(read_chat(body))
+    headers = not_enforced_header(chat.make_constraint)
     requests = engine_requests([chat.tokens], params, body.choices, chat.make_constraint, chat.marks)
     readers = [chat.reader() for _ in requests]
     if body.stream:
-        envelope = Envelope.new("chatcmpl", "chat.completion.chunk", body.model)
+        envelope = Envelope.new("chatcmpl", "chat.completion.chunk", generator.name)
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
         streams = generator.submit(requests)
         choices = [_StreamedChoice(i, writer, r, bool(body.logprobs)) for i, r in enumerate(readers)]
         events = _events(streams, choices, writer, Usage(len(chat.tokens)) if body.include_usage else None)
-        return EventStream(ending_with_error(events, openai_error), streams)
+        return EventStream(ending_with_error(events, openai_error), streams, headers)
     answers = await generator.complete_chat(requests, readers)
     whole = [_choice(i, answer, bool(body.logprobs)) for i, answer in enumerate(answers)]
     usage = Usage.of(answers, body.choices)
     for answer in answers:
         usage.add_reasoning(answer.reasoning_tokens)
-    envelope = Envelope.new("chatcmpl", "chat.completion", body.model)
-    return Response(orjson.dumps(envelope.whole(whole, usage)), media_type="application/json")
+    envelope = Envelope.new("chatcmpl", "chat.completion", generator.name)
+    answer_body = orjson.dumps(envelope.whole(whole, usage))
+    return Response(answer_body, headers=headers, media_type="application/json")
 
 
 class _StreamedChoice:

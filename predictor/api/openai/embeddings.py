@@ -12,17 +12,14 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from starlette.responses import Response
 
-from predictor.api.http.fields import Text, is_unicode
+from predictor.api.http.fields import WHOLE, Text, is_unicode
 from predictor.api.http.middleware import current_request_id
 from predictor.errors import InvalidRequest
-from predictor.generation.embedding import Embedding, TextEmbedder
+from predictor.generation.embedding import MAX_TEXTS, Embedding, TextEmbedder, check_count
 from predictor.generation.served_models import ServedModels
-
-MAX_INPUTS = 2048
-"""OpenAI's own limit."""
 
 
 class EmbeddingsRequest(BaseModel):
@@ -30,10 +27,10 @@ class EmbeddingsRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    model: str
+    model: str | None = None
     input: Any
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int | None, Field(ge=1)] = None
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = None
 
     def inputs(self) -> list[str | tuple[int, ...]]:
         """The inputs, each a text or token ids.
@@ -46,8 +43,7 @@ class EmbeddingsRequest(BaseModel):
         items = [value] if single else value
         if not isinstance(items, list) or not items:
             raise _bad_input()
-        if len(items) > MAX_INPUTS:
-            raise InvalidRequest(f"input has {len(items)} texts, at most {MAX_INPUTS} fit", param="input")
+        check_count(len(items), "input")
         return [_one_input(item) for item in items]
 
 
@@ -62,10 +58,10 @@ class RerankRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    model: str
+    model: str | None = None
     query: Annotated[Text, Field(min_length=1)]
-    documents: Annotated[list[Text | TextDocument], Field(min_length=1, max_length=MAX_INPUTS)]
-    top_n: Annotated[int | None, Field(ge=1)] = None
+    documents: Annotated[list[Text | TextDocument], FailFast(), Field(min_length=1, max_length=MAX_TEXTS)]
+    top_n: Annotated[int, Field(ge=1), WHOLE] | None = None
     return_documents: bool | None = None
 
     def texts(self) -> list[str]:
@@ -89,7 +85,9 @@ def embeddings_router(models: ServedModels) -> APIRouter:
 
 
 async def _embed(embedder: TextEmbedder, body: EmbeddingsRequest) -> dict[str, Any]:
-    inputs = [await embedder.tokenize(item) if isinstance(item, str) else item for item in body.inputs()]
+    items = body.inputs()
+    tokens = iter(await embedder.tokenize_all([item for item in items if isinstance(item, str)]))
+    inputs = [next(tokens) if isinstance(item, str) else item for item in items]
     results = await embedder.embed(inputs, _request_id())
     size = len(results[0].vector)
     if body.dimensions not in (None, size):
@@ -102,7 +100,7 @@ async def _embed(embedder: TextEmbedder, body: EmbeddingsRequest) -> dict[str, A
     data = [
         {"object": "embedding", "index": i, "embedding": encode(result)} for i, result in enumerate(results)
     ]
-    return {"object": "list", "data": data, "model": body.model, "usage": _usage(results)}
+    return {"object": "list", "data": data, "model": embedder.name, "usage": _usage(results)}
 
 
 async def _rerank(embedder: TextEmbedder, body: RerankRequest) -> dict[str, Any]:
@@ -115,7 +113,7 @@ async def _rerank(embedder: TextEmbedder, body: RerankRequest) -> dict[str, Any]
         | ({"document": {"text": texts[i]}} if body.return_documents else {})
         for i in best
     ]
-    return {"object": "list", "model": body.model, "results": ranked, "usage": _usage(results)}
+    return {"object": "list", "model": embedder.name, "results": ranked, "usage": _usage(results)}
 
 
 def _request_id() -> str:

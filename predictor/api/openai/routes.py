@@ -15,9 +15,9 @@ from starlette.responses import Response
 
 from predictor.api.http.errors import openai_error
 from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
+from predictor.api.openai.answer_form import not_enforced_header, read_answer_form
 from predictor.api.openai.answers import ChunkWriter, Envelope, TextLogprobs, Usage, wants_chunk
 from predictor.api.openai.chat import chat_completion
-from predictor.api.openai.output import read_grammar
 from predictor.api.openai.requests import engine_requests
 from predictor.api.openai.types import ChatCompletionRequest, CompletionRequest, Prompt
 from predictor.errors import InvalidRequest
@@ -54,24 +54,28 @@ def openai_router(models: ServedModels) -> APIRouter:
 
 
 async def _complete(generator: TextGenerator, body: CompletionRequest) -> Response:
+    generator.check_count(body.prompt_count * body.choices)
     params = body.params()
     texts = body.prompts()
-    prompts = [await generator.tokenize(text) if isinstance(text, str) else text for text in texts]
+    tokens = iter(await generator.tokenize_all([text for text in texts if isinstance(text, str)]))
+    prompts = [next(tokens) if isinstance(text, str) else text for text in texts]
     echoes = _echoes(texts, body)
-    make_constraint = await read_grammar(body.grammar, generator.constraints)
+    form = read_answer_form(body)
+    make_constraint = None if form is None else await generator.constraints.whole(form.grammar)
+    headers = not_enforced_header(make_constraint)
     requests = engine_requests(prompts, params, body.choices, make_constraint)
-    envelope = Envelope.new("cmpl", "text_completion", body.model)
+    envelope = Envelope.new("cmpl", "text_completion", generator.name)
     if body.stream:
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
         streams = generator.submit(requests)
         usage = Usage(sum(map(len, prompts))) if body.include_usage else None
         events = _text_events(streams, writer, usage, body, echoes)
-        return EventStream(ending_with_error(events, openai_error), streams)
+        return EventStream(ending_with_error(events, openai_error), streams, headers)
     results = await generator.complete(requests)
     choices = [
         _text_choice(i, result, echoes[i], body.logprobs is not None) for i, result in enumerate(results)
     ]
-    return _json(envelope.whole(choices, Usage.of(results, body.choices)))
+    return _json(envelope.whole(choices, Usage.of(results, body.choices)), headers)
 
 
 async def _text_events(
@@ -128,5 +132,5 @@ def _model(models: ServedModels, name: str) -> dict[str, Any]:
     return entry if capabilities is None else {**entry, "capabilities": capabilities}
 
 
-def _json(payload: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(payload), media_type="application/json")
+def _json(payload: dict[str, Any], headers: dict[str, str]) -> Response:
+    return Response(orjson.dumps(payload), headers=headers, media_type="application/json")

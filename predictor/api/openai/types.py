@@ -2,19 +2,19 @@
 
 A field that would change the answer but is not supported yet is refused rather than ignored; fields that only
 label or store a request (`user`, `metadata`, `store`, ...) are ignored. What an answer must look like
-(`response_format`, `tools`, ...) is read in `predictor.api.openai.output`.
+(`response_format`, `tools`, ...) is read in `predictor.api.openai.answer_form` and `.output`.
 Source: https://platform.openai.com/docs/api-reference
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
-from predictor.api.http.fields import Integer, Text, is_unicode
-from predictor.api.http.sampling import SamplingFields
+from predictor.api.http.fields import WHOLE, Integer, is_unicode
+from predictor.api.openai.answer_form import AnswerFormFields
 from predictor.engine.request import MAX_LOGPROBS, SamplingParams
 from predictor.errors import InvalidRequest
 
@@ -34,14 +34,15 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class GenerationRequest(SamplingFields):
-    """What chat completions and completions share."""
+class GenerationRequest(AnswerFormFields):
+    """What chat completions and completions share. Without `model`, the one that is served answers."""
 
-    model: str
-    grammar: Text | None = None
+    ALIASES: ClassVar[Mapping[str, str]] = {**AnswerFormFields.ALIASES, "n_cmpl": "n"}
+
+    model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int | None, Field(ge=1, le=MAX_CHOICES)] = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
 
     @property
     def choices(self) -> int:
@@ -53,20 +54,11 @@ class GenerationRequest(SamplingFields):
         """Whether a stream ends with a chunk that has the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def check_stream_options(self) -> None:
-        """As OpenAI does, refuse `stream_options` where nothing is streamed.
-
-        Raises:
-            InvalidRequest: there are options but no stream.
-        """
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options needs stream: true", param="stream_options")
-
 
 class ChatCompletionRequest(GenerationRequest):
-    """Body of `POST /v1/chat/completions`."""
+    """Body of `POST /v1/chat/completions`. Without `max_tokens` an answer ends when the context is full."""
 
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], FailFast()]
     max_completion_tokens: Integer | None = None
     logprobs: bool | None = None
     top_logprobs: Integer | None = None
@@ -75,15 +67,14 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    thinking_budget: Annotated[int, Field(ge=0), WHOLE] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    thinking_budget: Annotated[Integer | None, Field(ge=0)] = None
-    continue_final_message: bool | None = None
-    add_generation_prompt: bool | None = None
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -99,9 +90,8 @@ class ChatCompletionRequest(GenerationRequest):
         Raises:
             InvalidRequest: a value is out of range, or a field is not supported yet.
         """
-        self.check_stream_options()
         self._refuse_unsupported()
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
         top = (self.top_logprobs or 0) if self.logprobs else None
         if self.max_completion_tokens is not None:
@@ -119,13 +109,22 @@ class ChatCompletionRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """Body of `POST /v1/completions`. `prompt` is a text, a list of texts, token ids or a list of these."""
+    """Body of `POST /v1/completions`. `prompt` is a text, a list of texts, token ids or a list of these.
+
+    Without `max_tokens` an answer ends after 16 tokens, as OpenAI's do.
+    """
 
     prompt: Any
-    logprobs: Annotated[Integer | None, Field(ge=0, le=MAX_LOGPROBS)] = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     echo: bool | None = None
     suffix: str | None = None
     best_of: Integer | None = None
+
+    @property
+    def prompt_count(self) -> int:
+        """How many prompts there are if `prompt` is well-formed, without a look at more than one of them."""
+        value = self.prompt
+        return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
 
     def prompts(self) -> list[Prompt]:
         """The prompts, each a text or token ids.
@@ -146,7 +145,6 @@ class CompletionRequest(GenerationRequest):
         Raises:
             InvalidRequest: a value is out of range, or a field is not supported yet.
         """
-        self.check_stream_options()
         if self.suffix:
             raise _unsupported("suffix")
         if self.best_of is not None and self.best_of > 1:

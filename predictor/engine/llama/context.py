@@ -180,6 +180,10 @@ class Context(Owner):
         batch.add([token], 0, 0, logits=True)
         self.decode(batch)
         lib.llama_set_warmup(self.handle, False)
+        self.clear()
+
+    def clear(self) -> None:
+        """Free all cells."""
         lib.llama_memory_clear(self._memory, True)
 
     def remove(self, sequence_id: int, start: int = 0, end: int | None = None) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
 from predictor.engine.llama.backend import Owner, recent_errors, start_backend
+from predictor.engine.llama.tokenizer import Tokenizer
+from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import ModelLoadError
 
@@ -42,6 +45,7 @@ class Model(Owner):
             reason = "; ".join(recent_errors) or "no reason given"
             raise ModelLoadError(f"llama.cpp cannot load {path}: {reason}")
         self._vocab = lib.llama_model_get_vocab(self.handle)
+        self._tokenizer = Tokenizer(self._vocab)
         self.path = path
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
         self.trained_context: int = lib.llama_model_n_ctx_train(self.handle)
@@ -109,21 +113,32 @@ class Model(Owner):
         return "" if token < 0 else lib.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of a text.
+        """Token ids of a text, in linear time and equal to llama.cpp's.
 
         Args:
             text: any text; lone surrogates are replaced.
             add_special: add BOS and EOS where the model is trained with them.
             parse_special: read "<|im_end|>" and the like as control tokens, not as text.
         """
-        data = text.encode("utf-8", "replace")
-        room = len(data) + 8
-        while True:
-            tokens = (lib.llama_token * room)()
-            count = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, parse_special)
-            if count >= 0:
-                return list(tokens[:count])
-            room = -count
+        return self._tokenizer.tokens([Segment(text, parse_special)], add_special=add_special)
+
+    def tokenize_segments(
+        self, segments: Sequence[Segment], *, add_special: bool, markers: frozenset[int] = frozenset()
+    ) -> list[int]:
+        """Token ids of a prompt, in whose own segments alone control tokens are read.
+
+        Where there are none in the others, they are the same as of the whole text.
+
+        Args:
+            segments: the prompt.
+            add_special: add BOS and EOS where the model is trained with them.
+            markers: further tokens that count as control tokens; see the method of this name.
+        """
+        return self._tokenizer.tokens(segments, add_special=add_special, markers=markers)
+
+    def markers(self, source: str) -> frozenset[int]:
+        """Tokens that a chat template's source names and that llama.cpp would read in any text."""
+        return self._tokenizer.special.named_in(source)
 
     def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]:
         """Names of the control tokens in some texts, by id, without those that end an answer."""
@@ -173,6 +188,17 @@ class Model(Owner):
             address=self._vocab,
             tokenize_address=function.value or 0,
         )
+
+    @cached_property
+    def longest_token(self) -> int | None:
+        """Most bytes of text that one token stands for; None where whole stretches of text can become one.
+
+        The first use reads the vocabulary.
+        """
+        if lib.llama_vocab_type(self._vocab) not in (lib.LLAMA_VOCAB_TYPE_SPM, lib.LLAMA_VOCAB_TYPE_BPE):
+            return None
+        names = (len(lib.llama_vocab_get_text(self._vocab, token)) for token in range(self.n_vocab))
+        return max(1, *names)
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""

@@ -19,11 +19,25 @@ from predictor.engine.llama.backend import start_backend
 
 
 def backend_files() -> tuple[Path, Path] | None:
-    """llama.cpp's backend and the library itself; None where they aren't installed."""
+    """llama.cpp's backend and the library itself; None where one of them isn't installed."""
+    backend, library = _places()
+    return (backend, library) if backend.exists() and library.exists() else None
+
+
+def what_is_missing() -> str:
+    """Why there is no OpenBLAS, for a person; what pip installs is only half of it."""
+    backend, library = _places()
+    if not library.exists():
+        return "the package scipy-openblas32 isn't installed"
+    if not backend.exists():
+        return "llama.cpp's backend for it isn't installed, which only `make setup` and the image compile"
+    return "llama.cpp can't load its backend for it"
+
+
+def _places() -> tuple[Path, Path]:
     packages = Path(sysconfig.get_path("purelib"))
     backend = packages / "llama_cpp" / "lib" / "openblas" / "libggml-blas.so"
-    library = packages / "scipy_openblas32" / "lib" / "libscipy_openblas.so"
-    return (backend, library) if backend.exists() and library.exists() else None
+    return backend, packages / "scipy_openblas32" / "lib" / "libscipy_openblas.so"
 
 
 @cache

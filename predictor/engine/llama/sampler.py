@@ -14,9 +14,6 @@ from predictor.engine.llama.model import Model
 from predictor.engine.request import SamplingParams
 from predictor.errors import InvalidRequest
 
-# llama.cpp's own default length of the window its penalties look at.
-PENALTY_WINDOW = 64
-
 
 class Sampler(Owner):
     """Chooses tokens for one sequence with a native sampler chain, in the order llama.cpp's tools use.
@@ -32,7 +29,7 @@ class Sampler(Owner):
 
     def __init__(self, model: Model, params: SamplingParams, prompt: Sequence[int]) -> None:
         self._biases = _biases(model, params)
-        penalised = (
+        penalised = params.repeat_last_n > 0 and (
             params.repeat_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
         )
         # Without penalties a greedy choice is one argmax, four times cheaper than a chain of one.
@@ -45,7 +42,7 @@ class Sampler(Owner):
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         for part in _chain_parts(model, params, self._biases, penalised):
             lib.llama_sampler_chain_add(self._chain, part)
-        for token in prompt[-PENALTY_WINDOW:] if penalised else ():
+        for token in prompt[-params.repeat_last_n :] if penalised else ():
             lib.llama_sampler_accept(self._chain, token)
 
     def sample(self, context: Context, index: int) -> int:
@@ -85,7 +82,7 @@ def _chain_parts(
     if penalised:
         yield lib.llama_sampler_init_penalties(
             model.n_vocab,
-            PENALTY_WINDOW,
+            params.repeat_last_n,
             params.repeat_penalty,
             params.frequency_penalty,
             params.presence_penalty,
@@ -93,6 +90,8 @@ def _chain_parts(
     if params.is_greedy:
         yield lib.llama_sampler_init_greedy()
         return
+    if params.top_n_sigma > 0:
+        yield lib.llama_sampler_init_top_n_sigma(params.top_n_sigma)
     if params.top_k > 0:
         yield lib.llama_sampler_init_top_k(params.top_k)
     if params.typical_p < 1:
@@ -101,6 +100,12 @@ def _chain_parts(
         yield lib.llama_sampler_init_top_p(params.top_p, 1)
     if params.min_p > 0:
         yield lib.llama_sampler_init_min_p(params.min_p, 1)
-    yield lib.llama_sampler_init_temp(params.temperature)
-    seed = lib.LLAMA_DEFAULT_SEED if params.seed is None else params.seed
-    yield lib.llama_sampler_init_dist(seed)
+    if params.xtc_probability > 0:
+        yield lib.llama_sampler_init_xtc(params.xtc_probability, params.xtc_threshold, 1, params.native_seed)
+    if params.dynatemp_range > 0:
+        yield lib.llama_sampler_init_temp_ext(
+            params.temperature, params.dynatemp_range, params.dynatemp_exponent
+        )
+    else:
+        yield lib.llama_sampler_init_temp(params.temperature)
+    yield lib.llama_sampler_init_dist(params.native_seed)

@@ -17,7 +17,13 @@ EVERYTHING: dict[str, Any] = {
     "top_p": 0.5,
     "min_p": 0.1,
     "typical_p": 0.9,
+    "top_n_sigma": 2,
+    "xtc_probability": 0.5,
+    "xtc_threshold": 0.2,
+    "dynatemp_range": 0.1,
+    "dynatemp_exponent": 2,
     "repeat_penalty": 1.1,
+    "repeat_last_n": 32,
     "presence_penalty": -1,
     "frequency_penalty": 0.5,
     "seed": 7,
@@ -57,14 +63,15 @@ def test_what_v2_clients_add_on_their_own_is_no_error() -> None:
         ("temperature", True, "temperature: must be a valid number, not True"),
         ("temperature", -1, "temperature must be between 0 and 100, not -1"),
         ("temperature", float("nan"), "temperature must be between"),
-        ("max_tokens", 0, "max_tokens must be between 1 and"),
+        ("max_tokens", -2, "max_tokens must be between 0 and"),
         ("max_tokens", 1.5, "max_tokens: must be a valid integer, not 1.5"),
         ("max_tokens", 10**400, "max_tokens: must be less than"),
         ("top_k", False, "top_k: must be a valid integer, not False"),
-        ("seed", -1, "seed must be between 0"),
+        ("seed", 2**63, "seed: must be less than"),
         ("stop", 3, "stop: must be a string or a list of strings"),
         ("stop", ["a", 3], "stop: must be a string or a list of strings"),
-        ("stop", "", "a stop string must not be empty"),
+        ("stop", ["a"] * 300, "at most 256 stop strings"),
+        ("stop", "a" * 20_000, "of 16384 characters together"),
         ("stop", "\ud800", "stop: must be valid Unicode text"),
         ("logit_bias", {"a": 1}, "logit_bias: must have token ids as its keys"),
         ("logit_bias", {"1": "x"}, "logit_bias"),
@@ -80,3 +87,27 @@ def test_errors_name_the_place_and_the_field(name: str, value: Any, expected: st
     assert expected in caught.value.message
     assert caught.value.param is not None
     assert caught.value.param.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ({"max_tokens": 8.0, "top_k": 3.0, "seed": 1e3}, {"max_tokens": 8, "top_k": 3, "seed": 1000}),
+        ({"max_tokens": -1}, {"max_tokens": None}),
+        ({"top_k": -1, "seed": -1}, {"top_k": 0, "seed": None}),
+        ({"stop": ""}, {}),
+        ({"stop": ["", "a"]}, {"stop": ("a",)}),
+        ({"repetition_penalty": 1.2, "n_predict": "7"}, {"repeat_penalty": 1.2, "max_tokens": 7}),
+    ],
+)
+def test_what_means_the_same_is_taken_by_every_protocol(
+    written: dict[str, Any], meant: dict[str, Any]
+) -> None:
+    defaults = {"max_tokens": 9}
+    assert parse_sampling(written, "parameters", default_max_tokens=9) == SamplingParams(**defaults | meant)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-320, 1e-45, 1e-38, 9e-6])
+def test_a_temperature_that_single_precision_cannot_divide_by_is_greedy(temperature: float) -> None:
+    assert SamplingParams(temperature=temperature).is_greedy
+    assert not SamplingParams(temperature=0.01).is_greedy

@@ -108,6 +108,16 @@ def test_a_plain_curl(server: Server) -> None:
     assert "13" in json.loads(answer.stdout)["predictions"][0]["text"]
 
 
+@pytest.mark.parametrize("time", [{}, {"time": "2026-01-01T00:00:00Z"}])
+def test_a_structured_cloud_event_needs_no_time(server: Server, time: dict[str, str]) -> None:
+    data = {"instances": [{"prompt": COUNTING, **GREEDY}]}
+    event = {"specversion": "1.0", "id": "7", "source": "test", "type": "ask", "data": data, **time}
+    headers = {"Content-Type": "application/cloudevents+json"}
+    response = requests.post(url(server), data=json.dumps(event), headers=headers, timeout=60)
+    assert response.status_code == 200, response.text
+    assert "13" in response.json()["data"]["predictions"][0]["text"]
+
+
 async def test_kserves_own_client(server: Server) -> None:
     client = InferenceRESTClient(RESTConfig(protocol="v1", timeout=60))
     try:
@@ -137,10 +147,11 @@ def test_an_unknown_model(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
-@pytest.mark.parametrize("body", [b"", b"nonsense", b'{"instances": [', b"\xff\xfe{}", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"nonsense", b'{"instances": [', b"\xff\xfe{}", b"[" * 200])
 def test_a_body_that_is_not_json(server: Server, body: bytes, kind: str) -> None:
     message = refused(server, body, kind)
     assert "not valid JSON" in message or "Unrecognized request format" in message
+    assert "brackets inside each other" in refused(server, b"[" * 100_000, kind)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +172,7 @@ def test_a_body_that_is_not_json(server: Server, body: bytes, kind: str) -> None
         (b'{"instances": [{"prompt": 3}]}', "instances[0]: prompt must be a string"),
         (b'{"instances": [{"prompt": "Hi", "max_token": 3}]}', "unknown field 'max_token'"),
         (b'{"instances": [{"prompt": "Hi", "temperature": "hot"}]}', "instances[0]: temperature"),
-        (b'{"instances": [{"prompt": "Hi", "max_tokens": 0}]}', "max_tokens must be between 1 and"),
+        (b'{"instances": [{"prompt": "Hi", "max_tokens": -2}]}', "max_tokens must be between 0 and"),
         (b'{"instances": [{"messages": []}]}', "instances[0]: messages is empty"),
         (b'{"instances": [{"messages": "Hi"}]}', "messages must be a list"),
         (b'{"instances": [{"messages": [{"role": "user", "content": 3}]}]}', "content must be a string"),

@@ -94,6 +94,7 @@ def check_sampling(url: str, model: str) -> None:
     greedy = texts(ask(COUNTING, **GREEDY))
     assert texts(ask(COUNTING, temperature="0.0", max_tokens="12")) == greedy
     assert texts(ask(COUNTING, temperature=0, max_tokens=12, top_p="0.5")) == greedy
+    assert texts(ask(COUNTING, temperature=0.0, max_tokens=12, top_p=0.5)) == greedy
     stopped = ask(COUNTING, temperature="0", max_tokens=60, stop="15")
     assert texts(stopped, "finish_reason") == ["stop"]
     assert "15" not in texts(stopped)[0]
@@ -133,6 +134,51 @@ def check_metadata(url: str, model: str) -> None:
     assert outputs == {name: (datatype, [-1]) for name, datatype in OUTPUTS.items()}
 
 
+def test_streams(in_child: InChild, server: Server) -> None:
+    in_child(check_streams, server.grpc_url, server.model_name)
+
+
+def check_streams(url: str, model: str) -> None:
+    client, answers = Client(url, model), Queue[Any]()
+    client.triton.start_stream(lambda result, error: answers.put((result, error)))
+    for prompt in (COUNTING, "a, b, c, d, e, f,"):
+        client.triton.async_stream_infer(
+            model,
+            [tensor("prompt", prompt)],
+            request_id=prompt[0],
+            parameters={"temperature": 0.0, "max_tokens": 12},
+        )
+    told: dict[str, list[Any]] = {"1": [], "a": []}
+    while sum(bool(pieces and texts(pieces[-1], "finish_reason")[0]) for pieces in told.values()) < 2:
+        result, error = answers.get(timeout=60)
+        assert error is None
+        told[result.get_response().id].append(result)
+    client.triton.async_stream_infer(model, [tensor("prompt", "")], request_id="none")
+    assert "the prompt is empty" in str(answers.get(timeout=60)[1])
+    client.triton.stop_stream()
+    whole = {name: "".join(texts(piece)[0] for piece in pieces) for name, pieces in told.items()}
+    assert ["13" in whole["1"], "g" in whole["a"]] == [True, True]
+    assert len(told["1"]) > 3
+    assert texts(client.infer(COUNTING, **GREEDY)) == [whole["1"]]
+
+
+def test_what_triton_has_beyond_the_protocol(in_child: InChild, server: Server) -> None:
+    in_child(check_extensions, server.grpc_url, server.model_name)
+
+
+def check_extensions(url: str, model: str) -> None:
+    client = Client(url, model)
+    client.infer("Hi", **GREEDY)
+    config = client.triton.get_model_config(model, as_json=True)["config"]
+    assert (config["name"], config["backend"]) == (model, "llama.cpp")
+    assert [item["name"] for item in config["output"]] == list(OUTPUTS)
+    index = client.triton.get_model_repository_index(as_json=True)["models"]
+    assert [(item["name"], item["state"]) for item in index] == [(model, "READY")]
+    (statistics,) = client.triton.get_inference_statistics(model, as_json=True)["model_stats"]
+    assert int(statistics["inference_count"]) >= 1
+    assert int(statistics["inference_stats"]["success"]["ns"]) > 0
+
+
 def test_errors_have_their_status_codes(in_child: InChild, server: Server) -> None:
     in_child(check_errors, server.grpc_url, server.model_name)
 
@@ -143,8 +189,8 @@ def check_errors(url: str, model: str) -> None:
     client = Client(url, model)
     code, message = client.refused("Hi", max_token=3)
     assert (code, "unknown field 'max_token'" in message) == ("StatusCode.INVALID_ARGUMENT", True)
-    code, message = client.refused("Hi", temperature=0.5)
-    assert (code, "a number with a fraction as a string" in message) == ("StatusCode.INVALID_ARGUMENT", True)
+    code, message = client.refused("Hi", temperature=-0.5)
+    assert (code, "temperature must be between" in message) == ("StatusCode.INVALID_ARGUMENT", True)
     code, message = client.refused("Hi", model="nope")
     assert (code, "nope" in message) == ("StatusCode.NOT_FOUND", True)
     for action in (client.triton.load_model, client.triton.unload_model):

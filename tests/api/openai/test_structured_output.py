@@ -206,3 +206,77 @@ def test_leaving_a_constrained_stream_frees_its_place(ask: Any) -> None:
     started = time.monotonic()
     assert json.loads(ask(response_format=json_schema({"const": 1})).choices[0].message.content) == 1
     assert time.monotonic() - started < 30
+
+
+def test_what_is_passed_over_is_named_in_the_answers_header(client: openai.OpenAI, server: Any) -> None:
+    email = {"type": "string", "pattern": r"^(?!\.)[a-z]+@[a-z]+$", "maxLength": 9}
+    size = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["a"]}, "size\u00e9": size, "email": email},
+        "required": ["kind"],
+        "additionalProperties": False,
+    }
+    asked: dict[str, Any] = {"model": server.model_name, "messages": QUESTION, "max_tokens": 60}
+    for stream in (False, True):
+        response = client.chat.completions.with_raw_response.create(
+            **asked, stream=stream, response_format=json_schema(schema, strict=False)
+        )
+        named = response.headers["x-schema-not-enforced"].split(", ")
+        assert sorted(named) == [
+            "response_format#/properties/email/pattern",
+            "response_format#/properties/size%C3%A9/minimum",
+        ]
+    free = json_schema({"enum": [1]})
+    plain = client.chat.completions.with_raw_response.create(**asked, response_format=free)
+    assert "x-schema-not-enforced" not in plain.headers
+    strict = json_schema(schema, strict=True)
+    with pytest.raises(openai.BadRequestError, match=r"/properties/email/pattern, /properties/size"):
+        client.chat.completions.create(**asked, response_format=strict)
+
+
+def test_one_bad_tool_fails_no_request(client: openai.OpenAI, server: Any) -> None:
+    """Zod's `email()` and pydantic's `Decimal` have patterns with look-ahead."""
+    email = {"type": "object", "properties": {"to": {"type": "string", "pattern": r"^(?!\.)[a-z]+@[a-z]+$"}}}
+    tools: list[Any] = [
+        {"type": "function", "function": {"name": "time", "parameters": {"type": "object"}}},
+        {"type": "function", "function": {"name": "mail", "parameters": email}},
+    ]
+    answer = client.chat.completions.with_raw_response.create(
+        model=server.model_name, messages=QUESTION, max_tokens=5, tools=tools
+    )
+    assert answer.headers["x-schema-not-enforced"].endswith("/properties/to/pattern")
+
+
+@pytest.mark.parametrize(
+    ("fields", "form"),
+    [
+        ({"guided_choice": ["one", 't/w"o']}, r'one|t/w"o'),
+        ({"guided_regex": "^[a-c/]{3}$"}, r"[a-c/]{3}"),
+        ({"regex": r"(?i)ab\d"}, r"[aA][bB]\d"),
+        ({"guided_grammar": 'root ::= "x" [0-9]'}, r"x[0-9]"),
+        ({"ebnf": 'root ::= "x" [0-9]'}, r"x[0-9]"),
+        ({"guided_json": {"enum": ["a", "b"]}}, r'"[ab]"'),
+        ({"json_schema": '{"enum": ["a", "b"]}'}, r'"[ab]"'),
+        ({"structured_outputs": {"choice": ["left", "right"]}}, r"left|right"),
+        ({"structured_outputs": {"json": {"const": 5}}}, r"5"),
+        ({"response_format": {"type": "regex", "value": "[xyz]{2}"}}, r"[xyz]{2}"),
+        ({"response_format": {"type": "json", "value": {"const": 7}}}, r"7"),
+    ],
+)
+def test_the_forms_of_other_servers_on_both_routes(
+    client: openai.OpenAI, server: Any, fields: dict[str, Any], form: str
+) -> None:
+    """Seen before: they were ignored, and the answer was free."""
+    asked: dict[str, Any] = {"model": server.model_name, "max_tokens": 20, "extra_body": fields}
+    chat = client.chat.completions.create(messages=QUESTION, **asked).choices[0]
+    text = client.completions.create(prompt=COUNTING, **asked).choices[0]
+    assert re.fullmatch(form, chat.message.content)
+    assert re.fullmatch(form, text.text)
+    assert chat.finish_reason == text.finish_reason == "stop"
+
+
+def test_a_completion_may_ask_for_no_tokens(client: openai.OpenAI, server: Any) -> None:
+    answer = client.completions.create(model=server.model_name, prompt=COUNTING, max_tokens=0, echo=True)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == (COUNTING, "length")
+    assert answer.usage.completion_tokens == 0

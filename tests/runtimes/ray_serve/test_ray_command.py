@@ -30,6 +30,9 @@ def test_another_cluster_of_this_machine_is_left_alone(deployed: Deployed, tmp_p
         server.process.terminate()
         assert server.process.wait(60) == 0
     assert deployed.cluster.process.is_running()
+    # What Ray's processes say about each other's end helps nobody: the command's own lines come last.
+    assert "retries remaining" not in server.log.read_text()
+    assert "finishing what runs" in server.log.read_text()
 
 
 def test_a_given_cluster_keeps_running(
