@@ -10,6 +10,9 @@ from predictor.engine.llama import Model
 from predictor.engine.request import Request
 from predictor.errors import InvalidRequest, PromptTooLong
 
+CHARACTERS_OF_A_WORD = 256
+"""Taken for the longest token of a vocabulary that makes one of blanks or unknown words of any length."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestChecks:
@@ -50,14 +53,15 @@ class RequestChecks:
         Raises:
             PromptTooLong: even if every token were the vocabulary's longest, there would be too many.
         """
-        longest = self.model.longest_token if characters >= self.max_sequence_tokens else None
-        if longest is None:
+        if characters < self.max_sequence_tokens:
             return
-        least = math.ceil(characters / longest)
+        longest = self.model.longest_token
+        least = math.ceil(characters / (longest or CHARACTERS_OF_A_WORD))
         if least >= self.max_sequence_tokens:
+            tokens = f"which are at least {least} tokens" if longest else "far more than usual words have"
             raise PromptTooLong(
-                f"the {param} has {characters} characters, which are at least {least} tokens, but the "
-                f"context holds {self.max_sequence_tokens} with the answer; {self._remedy()}",
+                f"the {param} has {characters} characters, {tokens}, but the context holds "
+                f"{self.max_sequence_tokens} tokens with the answer; {self._remedy()}",
                 param=param,
             )
 

@@ -23,6 +23,9 @@ Vector = npt.NDArray[np.float32]
 MAX_TEXTS = 2048
 """Texts in one call; OpenAI's own limit."""
 
+MAX_QUERY_CHARACTERS = 16 * 2**20
+"""Of a query, times the documents it is read with."""
+
 # An embedding samples nothing; greedy parameters need no sampler.
 _NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0)
 
@@ -131,6 +134,12 @@ class TextEmbedder:
                 param="model",
             )
         check_count(len(documents), "documents")
+        if len(query) * len(documents) > MAX_QUERY_CHARACTERS:
+            raise InvalidRequest(
+                f"a query of {len(query)} characters, read with each of {len(documents)} documents, is too "
+                "much: split the call",
+                param="query",
+            )
         pairs = await long_texts.run(self._pairs, query, documents)
         vectors = await self._run(pairs, request_id)
         return [Embedding(vector, len(pair)) for vector, pair in zip(vectors, pairs, strict=True)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from predictor.errors import InvalidRequest
+from predictor.structured.leniency import schema_nodes
 
 MAX_CHARACTERS = 256 * 1024
 """Of one grammar, the schemas in it included."""
@@ -20,8 +21,6 @@ MAX_RULES = 500
 
 # As in llama.cpp's own grammars for JSON. Without bounds a weak model may write white space up to its limit.
 _WHITE_SPACE = r" |\n{1,2}[ \t]{0,20}"
-# Compiling these may take any time and memory, whatever limits llguidance is given.
-_COSTLY_KEYWORDS = frozenset({"allOf", "multipleOf", "pattern", "patternProperties"})
 # Each of these is multiplied with what stands beside it.
 _ALTERNATIVES = frozenset({"$ref", "anyOf", "oneOf"})
 _SAYS_NOTHING = frozenset(
@@ -30,6 +29,19 @@ _SAYS_NOTHING = frozenset(
         *("discriminator", "example", "examples", "readOnly", "title", "writeOnly", "x-guidance"),
     }
 )
+# Compiling any other keyword may take any time and memory, whatever limits llguidance is given.
+_CHEAP = frozenset(
+    {
+        *("additionalProperties", "const", "enum", "items", "prefixItems", "properties", "required", "type"),
+        *_ALTERNATIVES,
+        *_SAYS_NOTHING,
+    }
+)
+# With numbers that are far from the end of their type, beyond which llguidance has been seen to crash.
+_CHEAP_BOUNDS = {
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), 10_000),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), 10**12),
+}
 _CHEAP_CHARACTERS = 16 * 1024
 _CHEAP_REFERENCES = 50
 """And alternatives."""
@@ -133,19 +145,23 @@ def regex_grammar(pattern: str, param: str) -> Grammar:
 
 def is_costly(schema: Any) -> bool:
     """Whether compiling a schema might take long: certainly not for what most requests send."""
-    references, waiting = 0, [schema]
-    while waiting:
-        item = waiting.pop()
-        waiting.extend(_inner(item))
-        if not isinstance(item, Mapping):
-            continue
-        alternatives = _ALTERNATIVES & item.keys()
-        if _COSTLY_KEYWORDS & item.keys() or (alternatives and len(item.keys() - _SAYS_NOTHING) > 1):
+    references = 0
+    for _, node in schema_nodes(schema):
+        alternatives = _ALTERNATIVES & node.keys()
+        if alternatives and len(node.keys() - _SAYS_NOTHING) > 1:
             return True
-        references += sum(_alternatives(item[key]) for key in alternatives)
+        if not all(_is_cheap(key, value) for key, value in node.items()):
+            return True
+        references += sum(_alternatives(node[key]) for key in alternatives)
         if references > _CHEAP_REFERENCES:
             return True
     return len(json.dumps(schema)) > _CHEAP_CHARACTERS
+
+
+def _is_cheap(key: str, value: Any) -> bool:
+    if key in _CHEAP:
+        return True
+    return key in _CHEAP_BOUNDS and isinstance(value, int | float) and abs(value) <= _CHEAP_BOUNDS[key]
 
 
 def _alternatives(value: Any) -> int:

@@ -96,7 +96,7 @@ def passed_over(grammar: str, warnings: list[str]) -> list[str]:
     places = []
     for number, (_, _, schema) in enumerate(found):
         prefix = f"[{number}]" if len(found) > 1 else ""
-        for place, node in _nodes(schema):
+        for place, node in schema_nodes(schema):
             over = [key for key in node if key in keywords or (key == "format" and node[key] in formats)]
             places += [f"{prefix}{place}/{key}" for key in over]
     return places
@@ -120,7 +120,7 @@ def _is_lenient(schema: Mapping[str, Any]) -> bool:
     return schema[_OPTIONS].get("lenient") is True
 
 
-def _nodes(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def schema_nodes(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """A schema and all schemas in it, each with its JSON pointer."""
     waiting = [(place, schema)]
     while waiting:
@@ -141,7 +141,7 @@ def _nodes(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]
 def _drop(schema: dict[str, Any], problem_of: Problem) -> list[str]:
     """Take out of a schema what can't be compiled by itself; returns the places."""
     dropped: list[str] = []
-    for place, node in list(_nodes(schema)):
+    for place, node in list(schema_nodes(schema)):
         for kind, group in zip(_TYPES, _GROUPS, strict=True):
             kind = "integer" if kind == "number" and node.get("type") == "integer" else kind
             dropped += [f"{place}/{key}" for key in _drop_of(node, kind, group, problem_of)]

@@ -143,6 +143,7 @@ async def test_schemas_that_cannot_be_used(compiler: ConstraintCompiler, schema:
 
 
 HOSTILE = {
+    "the lowest integer": {"type": "integer", "minimum": -(2**63), "maximum": -(2**63)},
     "minutes": {"type": "integer", "multipleOf": 9999991},
     "stack": {
         "$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(5000)}
@@ -176,7 +177,7 @@ async def test_a_hostile_schema_is_refused_or_harmless(
             longest = max(longest, time.perf_counter() - started)
 
     ticking = asyncio.create_task(tick())
-    started = time.process_time()
+    began, started = time.perf_counter(), time.process_time()
     refused = False
     try:
         walk(model, (await compiler.whole(schema_grammar(HOSTILE[name])))(), 1, steps=20)
@@ -185,7 +186,7 @@ async def test_a_hostile_schema_is_refused_or_harmless(
     finally:
         ticking.cancel()
     assert refused is (name != "alternatives")
-    assert ticks > 0
+    assert ticks > 0 or time.perf_counter() - began < 0.2  # Some end the process at once.
     assert time.process_time() - started < 5
     assert longest < 2
 

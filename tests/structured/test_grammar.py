@@ -57,6 +57,10 @@ def test_a_requests_own_options_for_the_library_have_no_effect() -> None:
         ({"anyOf": [{"type": "string"}], "oneOf": [{"type": "string"}]}, True),
         ({"anyOf": [{"required": ["a"]}], "properties": {"a": {"type": "string"}}}, True),
         ({"oneOf": [{"type": "integer"}] * 51}, True),
+        ({"type": "integer", "minimum": 0, "maximum": 99}, False),
+        ({"type": "integer", "minimum": -(2**63), "maximum": -(2**63)}, True),
+        ({"type": "object", "properties": {"pattern": {"type": "string", "maxLength": 9}}}, False),
+        ({"type": "array", "items": {"type": "number", "someNewKeyword": 1}}, True),
     ],
 )
 def test_which_schemas_are_tried_first(schema: Any, costly: bool) -> None:

@@ -108,7 +108,8 @@ async def test_of_several_schemas_only_the_lenient_lose_keywords(compiler: Const
 
 
 PATTERNS = st.text(alphabet="ab(?=!<)[]{}|\\bdwpL+*^$.-1,", min_size=1, max_size=12)
-BOUNDS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+# Both bounds at the lowest 64-bit integer end the process that tries them: test_compiler.py has that.
+BOUNDS = st.integers(1 - 2**63, 2**70) | st.floats(-9e18, allow_nan=False, allow_infinity=False)
 SIZES = st.integers(0, 2**64)
 LEAVES = st.fixed_dictionaries(
     {"type": st.just("string")},

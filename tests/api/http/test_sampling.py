@@ -70,7 +70,7 @@ def test_what_v2_clients_add_on_their_own_is_no_error() -> None:
         ("seed", 2**63, "seed: must be less than"),
         ("stop", 3, "stop: must be a string or a list of strings"),
         ("stop", ["a", 3], "stop: must be a string or a list of strings"),
-        ("stop", ["a"] * 300, "at most 256 stop strings"),
+        ("stop", ["a"] * 300, "at most 256 strings"),
         ("stop", "a" * 20_000, "of 16384 characters together"),
         ("stop", "\ud800", "stop: must be valid Unicode text"),
         ("logit_bias", {"a": 1}, "logit_bias: must have token ids as its keys"),
