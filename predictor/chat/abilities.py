@@ -187,7 +187,7 @@ def learn_abilities(template: ChatTemplate) -> Abilities:
     """Try what a template takes: about thirty renderings, a few milliseconds."""
     found = _base(template)
     tries = Prober(template, found)
-    tools = [probe_tool(name) for name in NAMES]
+    tools = [probe_tool(name) for name in NAMES[:2]]
     system = {"role": "system", "content": SYSTEM}
     more = {**system, "content": OTHER}
     late = [system, user(), answer(), more, user()]
@@ -264,11 +264,14 @@ def _thoughts(template: ChatTemplate, found: Abilities, tools: list[dict[str, An
     if found.shows_calls:
         making.append(lambda **fields: calls_of(found, 1, **fields))
     for fields in _THOUGHT_FIELDS:
-        for make in making:
+        # A field that the template doesn't name can't show.
+        for make in making if any(name in template.source for name in fields) else ():
             message = make(**dict.fromkeys(fields, THOUGHT))
             if tries.shows([user(), message], USER, THOUGHT, tools=tools, prompt=False, thinking=True):
                 found = replace(found, thought_fields=fields)
                 return replace(found, thought_with_text=_takes_all(template, found, tools))
+    if "thinking" not in template.source:
+        return found
     part = {"type": "thinking", "thinking": THOUGHT}
     message = answer(ANSWER) | {"content": [part, {"type": "text", "text": ANSWER}]}
     if tries.shows([user(), message], USER, f"{THOUGHT}", ANSWER, tools=tools, prompt=False):

@@ -102,6 +102,7 @@ class _Learner:
         prompts = [
             self._prober.render([user()], self._tools, **extra)
             for extra in ({}, {"thinking": True}, {"enable_thinking": False, "thinking": False})
+            if not extra or "thinking" in self._template.source
         ]
         texts = [text[text.rfind(USER) + len(USER) :] for text in prompts if text is not None]
         for message in (answer(), self._thinking(answer())):
