@@ -86,6 +86,7 @@ docs: $(INSTALLED) ## build the documentation's site in build/site; a broken lin
 
 reference: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## write docs/reference anew from the code
 	@$(BIN)/python scripts/reference_pages.py "$(MODEL)"
+	@$(BIN)/python scripts/chat_formats_page.py
 
 clean: ## remove .venv; compiled llama.cpp and the demo model stay
 	rm -rf $(VENV)

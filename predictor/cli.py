@@ -160,17 +160,31 @@ def inspect(
     except StartupError as error:
         _fail(error.message, EXIT_FAILURE)
     first = parts[0]
-    template = "yes" if first.metadata.get("tokenizer.chat_template") else "no; needs --chat-template"
     rows = {
         "file": str(first.path) + (f" and {len(parts) - 1} more" if len(parts) > 1 else ""),
         "architecture": first.architecture or "unknown",
         "quantisation": first.quantisation,
         "size": f"{sum(part.path.stat().st_size for part in parts) / 2**20:,.1f} MiB",
         "context": f"{first.context_length} tokens" if first.context_length else "unknown",
-        "chat template": template,
+        **_chat_rows(first.metadata.get("tokenizer.chat_template")),
     }
     for name, value in rows.items():
         typer.echo(f"{name:<14} {value}")
+
+
+def _chat_rows(source: object) -> dict[str, str]:
+    """What is learnt from a chat template."""
+    from predictor.chat.format import ChatFormat
+    from predictor.chat.template import ChatTemplate
+
+    if not isinstance(source, str) or not source:
+        return {"chat template": "no; needs --chat-template"}
+    try:
+        learnt = ChatFormat(ChatTemplate(source, "", ""))
+    except StartupError as error:
+        return {"chat template": error.message}
+    rows = {"tools": learnt.describe_calls(), "thoughts": learnt.describe_thoughts()}
+    return {"chat template": "yes", **rows, "roles": learnt.describe_roles()}
 
 
 @models.command(cls=Command)

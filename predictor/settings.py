@@ -92,6 +92,14 @@ class Settings(BaseSettings):
         Field(description="Jinja chat template to use instead of the model's own."),
         Shown(MODEL, "file", "the GGUF's template"),
     ] = None
+    reasoning: Annotated[
+        Literal["auto", "off", "raw"],
+        Field(
+            description="Thoughts of a model that thinks: told apart from its answers (auto), turned off "
+            "where its template can do that (off), or left in the text (raw)."
+        ),
+        Shown(MODEL, "auto|off|raw"),
+    ] = "auto"
     trust_message_tokens: Annotated[
         bool,
         Field(

@@ -111,6 +111,7 @@ VALUES = {
     "pooling": "mean",
     "lora": "a=x.gguf",
     "chat_template": __file__,
+    "reasoning": "off",
     "trust_message_tokens": "true",
     "enable_grpc": "false",
     "mmap": "false",
@@ -226,6 +227,9 @@ def test_inspect_a_model(model_path: Path) -> None:
     assert rows["context"] == "8192 tokens"
     assert rows["size"] == f"{model_path.stat().st_size / 2**20:.1f} MiB"
     assert "chat template  yes" in result.stdout
+    assert rows["tools"].startswith("in Hermes' form")
+    assert rows["thoughts"] == "none"
+    assert rows["roles"].startswith("user, assistant, system")
 
 
 def test_inspect_something_else() -> None:

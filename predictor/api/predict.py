@@ -48,7 +48,7 @@ def predict_router(models: ServedModels) -> APIRouter:
 
 
 async def _prompt(generator: TextGenerator, body: PredictRequest) -> tuple[int, ...]:
-    if generator.template is None or not body.prompt:
+    if generator.chat_format is None or not body.prompt:
         return await generator.tokenize(body.prompt and _llama2_prompt(body.prompt, body.sys_msg))
     messages = [{"role": "user", "content": body.prompt}]
     if body.sys_msg:

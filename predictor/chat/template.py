@@ -58,18 +58,17 @@ class ChatTemplate:
         Every text that comes in counts as the user's, but for known roles and what is `own` already.
 
         Args:
-            messages: OpenAI messages; `content` is a string or a list of text parts.
+            messages: as this template takes them; see `predictor.chat.adaptation`.
             tools: OpenAI tool definitions; some templates want an empty list where there are none.
             add_generation_prompt: end with the opening of the assistant's next message.
             extra: further variables for the template.
 
         Raises:
-            InvalidRequest: a message is malformed, or the template refuses the conversation or fails on it.
+            InvalidRequest: the template refuses the conversation or fails on it.
         """
-        plain = plain_messages(messages)
         try:
             variables = {
-                "messages": [_traced_message(message) for message in plain],
+                "messages": [_traced_message(message) for message in messages],
                 "tools": None if tools is None else traced(list(tools)),
                 "add_generation_prompt": add_generation_prompt,
                 "bos_token": self.bos_token,
@@ -101,49 +100,9 @@ class ChatTemplate:
         return joined(pieces)
 
 
-def _traced_message(message: dict[str, Any]) -> Any:
+def _traced_message(message: Mapping[str, Any]) -> Any:
     role = message["role"]
-    return traced({**message, "role": own(role)} if role in ROLES else message)
-
-
-def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Copies of the messages, each content as one string.
-
-    Raises:
-        InvalidRequest: a message is malformed.
-    """
-    return [_plain_message(message, i) for i, message in enumerate(messages)]
-
-
-def _plain_message(message: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """A copy of the message with its content as one string."""
-    where = f"messages[{index}]"
-    if not isinstance(message, Mapping):
-        raise _invalid(f"{where} must be an object with role and content")
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        raise _invalid(f"{where}.role must be a string such as user, assistant or system")
-    content = message.get("content")
-    if content is None:
-        if role != "assistant" or not message.get("tool_calls"):
-            raise _invalid(f"{where}.content is missing; only an assistant message with tool_calls has none")
-    elif isinstance(content, list):
-        content = "\n".join(_part_text(part, f"{where}.content[{i}]") for i, part in enumerate(content))
-    elif not isinstance(content, str):
-        raise _invalid(f"{where}.content must be a string or a list of text parts")
-    return {**message, "content": content}
-
-
-def _part_text(part: Any, where: str) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind is None:
-        raise _invalid(f'{where} must be an object such as {{"type": "text", "text": "..."}}')
-    if kind != "text":
-        raise _invalid(f"{where} is of type {kind!r}, but this server takes text only")
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise _invalid(f"{where}.text must be a string")
-    return text
+    return traced({**message, "role": own(role)} if role in ROLES else dict(message))
 
 
 def _invalid(message: str) -> InvalidRequest:

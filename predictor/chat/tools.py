@@ -1,43 +1,20 @@
-"""Functions that the model may call: reading them from a request, and showing them to the model.
-
-The model sees them, and writes its calls, in the form of Nous Research's Hermes and of Qwen:
-`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`. A template that has this form itself shows the
-tools. For all others they are put into the system message, and calls and their results into the texts of
-messages.
-Source: https://github.com/NousResearch/Hermes-Function-Calling
-"""
+"""Functions that the model may call, as a request names them."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from predictor.errors import InvalidRequest
 
-CALL_START = "<tool_call>"
-CALL_END = "</tool_call>"
 MAX_TOOLS = 128
+MAX_NAME = 256
 
-Message = Mapping[str, Any]
-
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_INSTRUCTIONS = """# Tools
-
-You may call one or more functions to assist with the user query.
-
-You are provided with function signatures within <tools></tools> XML tags:
-<tools>
-{tools}
-</tools>
-
-For each function call, return a json object with function name and arguments within \
-<tool_call></tool_call> XML tags:
-<tool_call>
-{{"name": <function-name>, "arguments": <args-json-object>}}
-</tool_call>"""
+# MCP servers and agents name tools `admin.tools.list`, `files/read` or `github:search`.
+_NAME = re.compile(rf"[\w./:@-]{{1,{MAX_NAME}}}")
+_MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +22,10 @@ class Tool:
     """A function that the model may call.
 
     Attributes:
-        name: letters, digits, `_` and `-`.
+        name: letters, digits, `_`, `-`, `.`, `/`, `:` and `@`.
         parameters: JSON schema of its arguments, which are one JSON object.
         strict: whether every keyword of the schema must be enforced.
-        definition: as it came in the request.
+        definition: OpenAI's `{"type": "function", "function": {...}}`, without fields that are null.
     """
 
     name: str
@@ -77,114 +54,66 @@ def read_tools(value: Any) -> list[Tool]:
 
 def _read_tool(item: Any, where: str) -> Tool:
     function = item.get("function") if isinstance(item, Mapping) else None
-    if not isinstance(function, Mapping) or item.get("type") != "function":
+    if not isinstance(function, Mapping) or item.get("type", "function") != "function":
         raise _invalid(f'{where} must be {{"type": "function", "function": {{"name": ...}}}}')
     name = function.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _invalid(f"{where}.function.name must be 1 to 64 letters, digits, _ and -")
+        raise _invalid(f"{where}.function.name must be 1 to {MAX_NAME} letters, digits, _ - . / : and @")
     parameters = function.get("parameters")
-    if parameters is None:
+    if parameters is None or parameters == {}:
         parameters = {"type": "object", "properties": {}, "additionalProperties": False}
-    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+    if not isinstance(parameters, Mapping) or (parameters.get("type") or "object") != "object":
         raise _invalid(f"{where}.function.parameters must be a JSON schema of type object")
     strict = function.get("strict")
     if strict not in (None, True, False):
         raise _invalid(f"{where}.function.strict must be true or false")
-    return Tool(name, {"type": "object", **parameters}, strict is True, item)
+    parameters = {"type": "object", **_without_nulls(parameters)}
+    given = {key: value for key, value in function.items() if value is not None}
+    definition = {"type": "function", "function": {**given, "parameters": _shown(parameters)}}
+    return Tool(name, parameters, strict is True, definition)
 
 
-def shows_tools(template_source: str) -> bool:
-    """Whether a chat template itself shows tools and calls in the form that is read here."""
-    has_form = "tools" in template_source and CALL_START in template_source
-    # Qwen3-Coder has the same marker, but with XML inside.
-    return has_form and "<function=" not in template_source
-
-
-def for_template(messages: Sequence[Message], tools: Sequence[Tool], *, shows_tools: bool) -> list[Message]:
-    """The messages as a chat template takes them.
-
-    Args:
-        messages: OpenAI's, with text contents; assistant messages may have `tool_calls`, and those of role
-            `tool` have results.
-        tools: what the model may call now.
-        shows_tools: whether the template itself shows tools, calls and results.
-
-    Raises:
-        InvalidRequest: `tool_calls` is malformed.
-    """
-    if shows_tools:
-        return [_with_parsed_calls(message, i) for i, message in enumerate(messages)]
-    plain = _without_tool_messages(messages)
-    return _with_instructions(plain, tools) if tools else plain
-
-
-def _calls(message: Message, index: int) -> list[dict[str, Any]]:
-    """The name and arguments of each call in an assistant message, the arguments parsed."""
-    where = f"messages[{index}].tool_calls"
-    calls = message["tool_calls"]
-    if not isinstance(calls, list):
-        raise InvalidRequest(f"{where} must be a list", param="messages")
-    parsed = []
-    for call in calls:
-        function = call.get("function") if isinstance(call, Mapping) else None
-        try:
-            name, arguments = function["name"], function["arguments"]  # type: ignore[index]
-            arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
-        except (TypeError, KeyError, ValueError, RecursionError):
-            raise InvalidRequest(
-                f"{where} must hold function calls, each with a name and with arguments as a JSON text",
-                param="messages",
-            ) from None
-        parsed.append({"name": name, "arguments": arguments})
-    return parsed
-
-
-def _with_parsed_calls(message: Message, index: int) -> Message:
-    """Templates write the arguments as JSON themselves, so they need the value and not its text."""
-    if not message.get("tool_calls"):
-        return message
-    calls = _calls(message, index)
-    given = message["tool_calls"]
+def _without_nulls(schema: Any, depth: int = 0) -> Any:
+    """A schema without keywords that are null: JSON Schema knows none, but generators write them."""
+    if depth > _MAX_DEPTH:
+        return schema  # Refused later, where schemas become grammars.
+    if isinstance(schema, list):
+        return [_without_nulls(item, depth + 1) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
     return {
-        **message,
-        "tool_calls": [{**old, "function": new} for old, new in zip(given, calls, strict=True)],
+        key: _without_nulls(value, depth + 1)
+        for key, value in schema.items()
+        if value is not None or key in ("const", "default", "example")
     }
 
 
-def _without_tool_messages(messages: Sequence[Message]) -> list[Message]:
-    """The messages with calls and results in their texts."""
-    plain: list[Message] = []
-    follows_result = False
-    for index, message in enumerate(messages):
-        is_result = message["role"] == "tool"
-        if message.get("tool_calls"):
-            plain.append({"role": message["role"], "content": _calls_text(message, index)})
-        elif is_result:
-            result = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if follows_result:
-                result = f"{plain.pop()['content']}\n{result}"
-            plain.append({"role": "user", "content": result})
-        else:
-            plain.append(message)
-        follows_result = is_result
-    return plain
+def _shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """As a template may rely on it: `properties` are there."""
+    return {**parameters, "properties": parameters.get("properties", {})}
 
 
-def _calls_text(message: Message, index: int) -> str:
-    parts = [
-        f"{CALL_START}\n{json.dumps(call, ensure_ascii=False)}\n{CALL_END}" for call in _calls(message, index)
-    ]
-    content = message.get("content")
-    return "\n".join([content, *parts] if content else parts)
+def spelled_out(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool with what templates of its parameters may rely on: a description and one type each."""
+    function = definition["function"]
+    parameters = function["parameters"]
+    members = {key: _spelled_out(value) for key, value in parameters["properties"].items()}
+    spelled = {"required": [], **parameters, "properties": members}
+    return {**definition, "function": {"description": "", **function, "parameters": spelled}}
 
 
-def _with_instructions(messages: list[Message], tools: Sequence[Tool]) -> list[Message]:
-    lines = "\n".join(json.dumps(tool.definition, ensure_ascii=False) for tool in tools)
-    text = _INSTRUCTIONS.format(tools=lines)
-    first = messages[0]
-    if first["role"] in ("system", "developer"):
-        return [{**first, "content": f"{first['content']}\n\n{text}"}, *messages[1:]]
-    return [{"role": "system", "content": text}, *messages]
+def _spelled_out(schema: Any) -> dict[str, Any]:
+    schema = schema if isinstance(schema, Mapping) else {}
+    kind = schema.get("type")
+    if not isinstance(kind, str):
+        kind = "string"
+    spelled = {"description": "", **schema, "type": kind}
+    if kind == "object":
+        spelled.setdefault("properties", {})
+        spelled["additionalProperties"] = {"type": "string"}
+    if kind == "array":
+        spelled["items"] = _spelled_out(schema.get("items"))
+    return spelled
 
 
 def _invalid(message: str) -> InvalidRequest:

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Collection
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -148,6 +148,10 @@ class Engine:
     def tokenize_pair(self, query: str, document: str) -> list[int]:
         """Token ids of a query and a document for a reranker; see `pair_tokens`."""
         return pair_tokens(self.model, query, document)
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]:
+        """The control tokens in some texts; see `Model.control_tokens`."""
+        return self.model.control_tokens(texts)
 
     def vocabulary(self) -> Vocabulary:
         """All tokens of the model; see `Model.vocabulary`."""

@@ -76,7 +76,7 @@ class Generator:
             self.finish(job, job.detokenizer.flush(), FinishReason.STOP)
             return None
         sequence.tokens.append(token)
-        text = job.detokenizer.push(self._model.piece(token))
+        text = job.detokenizer.push(sequence.request.marks.get(token) or self._model.piece(token))
         logprobs = (distribution.of(token),) if distribution else ()
         reason = self._end_reason(job)
         if reason is not None:

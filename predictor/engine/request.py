@@ -145,6 +145,7 @@ class Request:
         constraint: what the tokens are held to; of this request alone. It decides where the text may end, so
             `ignore_eos` has no effect beside it.
         adapter: name of the engine's adapter to use, None for the model alone.
+        marks: text of the control tokens that show in the answer, by id; all others show as nothing.
     """
 
     id: str
@@ -152,6 +153,7 @@ class Request:
     params: SamplingParams
     constraint: TokenConstraint | None = None
     adapter: str | None = None
+    marks: Mapping[int, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.constraint is not None and self.params.ignore_eos:

@@ -15,7 +15,8 @@ from predictor.background import stop_if_abandoned
 from predictor.engine.config import Pooling
 from predictor.engine.request import Request, SamplingParams
 from predictor.errors import InvalidRequest, WrongTask
-from predictor.generation.text import RequestStream, long_texts
+from predictor.generation.streams import RequestStream
+from predictor.generation.text import long_texts
 
 Vector = npt.NDArray[np.float32]
 

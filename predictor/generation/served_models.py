@@ -51,6 +51,15 @@ class ServedModels:
         """Whether a model that is ready gives vectors instead of text."""
         return isinstance(self._generators.get(name), TextEmbedder)
 
+    def capabilities(self, name: str) -> list[str] | None:
+        """What a model that is ready can be asked for, None while it isn't."""
+        served = self._generators.get(name)
+        if isinstance(served, TextEmbedder):
+            return ["rerank" if served.is_reranker else "embedding"]
+        if served is None:
+            return None
+        return ["completion", *(served.chat_format.capabilities() if served.chat_format else ())]
+
     def publish(self, served: TextGenerator | TextEmbedder) -> None:
         """From now on requests go to `served`, with the adapter they name."""
         for name in self._generators:

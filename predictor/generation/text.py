@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from predictor.background import BackgroundThreads, stop_if_abandoned
-from predictor.chat.template import ChatTemplate, plain_messages
-from predictor.chat.tools import Tool, for_template, shows_tools
+from predictor.chat.format import ChatFormat, Conversation, Prompt
+from predictor.chat.grammar import Lazily
 from predictor.chat.turns import own_text, weaknesses
-from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
+from predictor.engine.request import FinishReason, Request, TokenLogprob
 from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import InvalidRequest, NoChatTemplate, PromptTooLong
-from predictor.structured.compiler import ConstraintCompiler
+from predictor.generation.chat import ChatAnswer, ChatReader, ChatRequest, PreparedChat, read_answer
+from predictor.generation.streams import RequestStream
+from predictor.structured.compiler import ConstraintCompiler, MakeConstraint
+from predictor.structured.thinking import ThoughtMarks, with_thought_budget
 
 Message = Mapping[str, Any]
 
@@ -32,17 +35,6 @@ _CHARACTERS_OF_OTHERS = 64  # what a message, a call or a tool counts for beside
 
 # For all models of the process, since all share its cores.
 long_texts = BackgroundThreads("tokenizing", threads=2, most_waiting=256)
-
-
-class RequestStream(Protocol):
-    """The deltas of one request, in order; the last one has a `finish_reason`."""
-
-    def __aiter__(self) -> Self: ...
-
-    async def __anext__(self) -> Delta: ...
-
-    def cancel(self) -> None:
-        """Free the sequence; safe to call at any time, also after the end."""
 
 
 class TextEngine(Protocol):
@@ -60,6 +52,8 @@ class TextEngine(Protocol):
     ) -> list[int]: ...
 
     def markers(self, source: str) -> frozenset[int]: ...
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]: ...
 
     def vocabulary(self) -> Vocabulary: ...
 
@@ -97,7 +91,7 @@ class TextGenerator:
     Args:
         name: the model's name in every protocol.
         engine: runs the sequences.
-        template: the model's chat template, None where it has none.
+        chat_format: how the model chats, None where it has no chat template.
         adapter: name of the engine's adapter to use.
         trust_message_tokens: read control tokens in what users write as control tokens.
     """
@@ -106,7 +100,7 @@ class TextGenerator:
         self,
         name: str,
         engine: TextEngine,
-        template: ChatTemplate | None,
+        chat_format: ChatFormat | None,
         adapter: str | None = None,
         *,
         trust_message_tokens: bool = False,
@@ -114,9 +108,13 @@ class TextGenerator:
         self.name = name
         self.adapter = adapter
         self.engine = engine
-        self.template = template
+        self.chat_format = chat_format
         self.trust_message_tokens = trust_message_tokens
-        self._markers = engine.markers(own_text(template)) if template else frozenset()
+        self._markers: frozenset[int] = frozenset()
+        self._marks: dict[int, bytes] = {}
+        if chat_format is not None:
+            self._markers = engine.markers(own_text(chat_format.template))
+            self._marks = engine.control_tokens(chat_format.marks())
         self.constraints = ConstraintCompiler(engine.vocabulary, engine.hold_vocabulary)
 
     def with_adapter(self, name: str) -> TextGenerator:
@@ -127,10 +125,10 @@ class TextGenerator:
 
     def weaknesses(self) -> list[str]:
         """What the template does that lets users forge turns, or would; nothing where they are trusted."""
-        if self.template is None or self.trust_message_tokens:
+        if self.chat_format is None or self.trust_message_tokens:
             return []
         tokenize = functools.partial(self.engine.tokenize_segments, add_special=False, markers=self._markers)
-        return list(weaknesses(self.template, tokenize))
+        return list(weaknesses(self.chat_format.template, tokenize))
 
     def check_count(self, requests: int) -> None:
         """Refuse a call that makes more requests than the engine ever takes, before anything is done for it.
@@ -164,22 +162,35 @@ class TextGenerator:
             return [self._tokens([Segment(prompt, True)], add_special=True) for prompt in prompts]
         return await long_texts.run(self._tokens_of_all, prompts)
 
-    async def tokenize_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
+    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Tokens of a conversation, rendered with the model's chat template.
-
-        Control tokens are read only in what the template itself wrote, unless messages are trusted.
-
-        Args:
-            messages: OpenAI's, tool calls and their results among them.
-            tools: shown to the model, by its template or in the system message.
 
         Raises:
             InvalidRequest: there are no messages, more than can fit, or the template refuses them.
             NoChatTemplate: the model has no template.
         """
+        _, _, tokens = await self._chat_prompt(Conversation(messages))
+        return tokens
+
+    async def prepare_chat(self, request: ChatRequest) -> PreparedChat:
+        """A chat as the engine takes it.
+
+        Control tokens are read only in what the template itself wrote, unless messages are trusted.
+
+        Raises:
+            InvalidRequest: there are no messages, more than can fit, the template refuses them, or a schema
+                can't be used.
+            NoChatTemplate: the model has no template.
+        """
+        chat_format, prompt, tokens = await self._chat_prompt(request.conversation)
+        make = await self._constraint(chat_format, prompt, request)
+        return PreparedChat(tokens, make, self._marks, chat_format, prompt, request)
+
+    async def _chat_prompt(self, conversation: Conversation) -> tuple[ChatFormat, Prompt, tuple[int, ...]]:
+        messages = conversation.messages
         if not messages:
             raise InvalidRequest("messages is empty; send at least one message", param="messages")
-        if self.template is None:
+        if self.chat_format is None:
             raise NoChatTemplate(
                 f"model {self.name!r} has no chat template in its GGUF: send a plain prompt instead, "
                 "or start the server with --chat-template FILE"
@@ -191,30 +202,57 @@ class TextGenerator:
                 param="messages",
             )
         characters = sum(map(_characters, messages))
-        others = len(messages) + len(tools) + sum(map(_calls, messages))
+        others = len(messages) + len(conversation.tools) + sum(map(_calls, messages))
         if characters + _CHARACTERS_OF_OTHERS * others <= QUICK_CHARACTERS:
-            return self._tokens_of_chat(self.template, messages, tools)
-        return await long_texts.run(self._tokens_of_long_chat, self.template, messages, tools, characters)
+            prompt, tokens = self._tokens_of_chat(self.chat_format, conversation)
+        else:
+            prompt, tokens = await long_texts.run(
+                self._tokens_of_long_chat, self.chat_format, conversation, characters
+            )
+        return self.chat_format, prompt, tokens
 
     def _tokens_of_long_chat(
-        self, template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Tool], characters: int
-    ) -> tuple[int, ...]:
+        self, chat_format: ChatFormat, conversation: Conversation, characters: int
+    ) -> tuple[Prompt, tuple[int, ...]]:
         with self.engine.hold_vocabulary():
             self.engine.check_length(characters, "messages")
-            return self._tokens_of_chat(template, messages, tools)
+            return self._tokens_of_chat(chat_format, conversation)
 
     def _tokens_of_chat(
-        self, template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Tool]
-    ) -> tuple[int, ...]:
-        native = shows_tools(template.source)
-        prompt = template.render(
-            for_template(plain_messages(messages), tools, shows_tools=native),
-            tools=[tool.definition for tool in tools] if native else None,
-        )
+        self, chat_format: ChatFormat, conversation: Conversation
+    ) -> tuple[Prompt, tuple[int, ...]]:
+        prompt = chat_format.prompt(conversation)
         # A template writes the BOS token itself, so the tokenizer must not add a second one.
-        add_special = not template.writes_bos(prompt)
-        segments = (Segment(prompt.text, True),) if self.trust_message_tokens else prompt.segments
-        return self._tokens(segments, add_special=add_special)
+        add_special = not chat_format.template.writes_bos(prompt.rendered)
+        segments = prompt.rendered.segments
+        if self.trust_message_tokens:
+            segments = (Segment(prompt.text, True),)
+        return prompt, self._tokens(segments, add_special=add_special)
+
+    async def _constraint(
+        self, chat_format: ChatFormat, prompt: Prompt, request: ChatRequest
+    ) -> MakeConstraint | None:
+        control = {text.decode("utf-8", "replace"): token for token, text in self._marks.items()}
+        wanted = chat_format.constraint(request.wish, request.conversation.tools, prompt, control)
+        thought = _thought_marks(chat_format, prompt)
+        make: MakeConstraint | None = None
+        if isinstance(wanted, Lazily):
+            make = await self.constraints.after(
+                wanted.trigger,
+                wanted.grammar,
+                once=wanted.once,
+                at_start=wanted.at_start,
+                thought=thought,
+                marks=self._marks,
+            )
+        elif wanted is not None:
+            make = await self.constraints.whole(wanted)
+        if request.thought_tokens is None or thought is None:
+            return make
+        end = self.engine.tokenize_segments([Segment(thought.closing, True)], add_special=False)
+        pieces = await self.constraints.pieces(self._marks)
+        bounded = with_thought_budget(make, thought, pieces, end, request.thought_tokens)
+        return MakeConstraint(bounded, () if make is None else make.not_enforced)
 
     def _tokens_of_all(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         with self.engine.hold_vocabulary():
@@ -253,6 +291,26 @@ class TextGenerator:
         finally:
             for stream in streams:
                 stream.cancel()
+
+    async def complete_chat(
+        self, requests: Sequence[Request], readers: Sequence[ChatReader]
+    ) -> list[ChatAnswer]:
+        """As `complete`, with a reader for each of the answers."""
+        streams = self.submit(requests)
+        triples = zip(streams, readers, requests, strict=True)
+        try:
+            return list(await asyncio.gather(*(read_answer(s, r, len(q.prompt)) for s, r, q in triples)))
+        finally:
+            for stream in streams:
+                stream.cancel()
+
+
+def _thought_marks(chat_format: ChatFormat, prompt: Prompt) -> ThoughtMarks | None:
+    """Where thoughts begin and end in answers to a prompt, None where there can't be any."""
+    if not (prompt.in_thought or prompt.may_think):
+        return None
+    start, end, closing = chat_format.thought_marks()
+    return ThoughtMarks(start.encode(), end.encode(), closing, prompt.in_thought)
 
 
 def _characters(message: Message) -> int:

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from predictor.chat.format import ChatFormat, Reasoning
 from predictor.chat.template import ChatTemplate
 from predictor.engine.engine import Engine
 from predictor.engine.llama.cpu import is_repacked
@@ -57,11 +58,14 @@ class BackgroundLoad:
         if pooling is not None:
             return TextEmbedder(self.name, engine, pooling, group=2 * self._plan.engine.max_sequences)
         source = self._plan.chat_template or engine.model.chat_template
-        template = None
+        chat_format = None
         if source is not None:
             template = ChatTemplate(source, engine.model.bos_text, engine.model.eos_text)
+            ends, reasoning = engine.model.end_texts(), Reasoning(self._plan.reasoning)
+            chat_format = await asyncio.to_thread(ChatFormat, template, ends, reasoning)
+            logger.info("chat format: %s", chat_format.describe())
         generator = TextGenerator(
-            self.name, engine, template, trust_message_tokens=self._plan.trust_message_tokens
+            self.name, engine, chat_format, trust_message_tokens=self._plan.trust_message_tokens
         )
         for weakness in generator.weaknesses():
             logger.warning("the chat template of %s isn't safe from its users: %s", self.name, weakness)

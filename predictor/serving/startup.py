@@ -48,6 +48,7 @@ class StartupPlan:
         traces_endpoint: where spans are sent, None for nowhere.
         certificate: for TLS, None for none.
         log_text: whether logs may hold the text of prompts and answers.
+        reasoning: what is done with thoughts; see `predictor.chat.format.Reasoning`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class StartupPlan:
     traces_endpoint: str | None
     certificate: CertificateFiles | None
     log_text: bool
+    reasoning: str
 
 
 def plan_startup(settings: Settings) -> StartupPlan:
@@ -114,6 +116,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
         settings.otlp_traces_endpoint,
         certificate,
         settings.log_text,
+        settings.reasoning,
     )
 
 

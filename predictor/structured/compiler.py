@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from predictor.structured.checker import GrammarChecker
 from predictor.structured.constraint import GrammarConstraint, TriggeredConstraint
 from predictor.structured.grammar import Grammar
 from predictor.structured.leniency import has_lenient_schema, passed_over
+from predictor.structured.thinking import Pieces, ThoughtMarks, ThoughtTracker
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 COMPILING_THREADS = 2
 _MARKER_OF_CONTROL_TOKENS = b"\xff"
 _PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+
+_NO_MARKS: Mapping[int, bytes] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,34 @@ class ConstraintCompiler:
             compiled.not_enforced,
         )
 
-    async def after(self, marker: str, grammar: Grammar, *, once: bool) -> MakeConstraint:
+    async def pieces(self, marks: Mapping[int, bytes]) -> Pieces:
+        """Bytes of each token as they show in answers.
+
+        Args:
+            marks: text of the control tokens that show, by id.
+        """
+        _, vocabulary = await asyncio.to_thread(self._read)
+        return Pieces(vocabulary.pieces, marks)
+
+    async def after(
+        self,
+        marker: str,
+        grammar: Grammar,
+        *,
+        once: bool,
+        at_start: bool = False,
+        thought: ThoughtMarks | None = None,
+        marks: Mapping[int, bytes] = _NO_MARKS,
+    ) -> MakeConstraint:
         """A maker of constraints that hold to `grammar` what follows each `marker` in an answer.
 
         Args:
             marker: the text that starts it.
             grammar: of what comes behind the marker.
             once: whether the answer ends after the first such part.
+            at_start: whether only the answer's start can be a marker.
+            thought: marks of thoughts, in which markers count for nothing.
+            marks: text of the control tokens that show in answers, by id.
 
         Raises:
             InvalidRequest: the grammar can't be compiled, or takes too much to do so.
@@ -109,10 +133,12 @@ class ConstraintCompiler:
             lambda: TriggeredConstraint(
                 compiled.matcher,
                 compiled.tokenizer,
-                compiled.vocabulary.pieces,
+                Pieces(compiled.vocabulary.pieces, marks),
                 marker=marker.encode(),
                 once=once,
                 param=grammar.param,
+                at_start=at_start,
+                thought=None if thought is None else ThoughtTracker(thought),
             ),
             compiled.not_enforced,
         )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from predictor.errors import InvalidRequest
+from predictor.structured.thinking import Pieces, ThoughtTracker
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -67,14 +68,16 @@ class GrammarConstraint:
 class TriggeredConstraint:
     """Leaves an answer free until a marker appears in it, and holds what follows to a grammar.
 
-    After that the answer is free again up to the next marker.
+    After that the answer is free again up to the next marker. Markers in thoughts count for nothing.
 
     Args:
         matcher: of what follows a marker, at its start; it is copied.
         tokenizer: of the matcher.
-        pieces: bytes of each token.
+        pieces: bytes of each token, those of marks included.
         marker: what starts it.
         once: whether the answer ends after the first such part.
+        at_start: whether only the answer's start can be a marker.
+        thought: follows the answer's thought, None where there is none.
         param: the request field that the grammar comes from.
     """
 
@@ -82,11 +85,13 @@ class TriggeredConstraint:
         self,
         matcher: LLMatcher,
         tokenizer: LLTokenizer,
-        pieces: tuple[bytes, ...],
+        pieces: Pieces,
         *,
         marker: bytes,
         once: bool,
         param: str,
+        at_start: bool = False,
+        thought: ThoughtTracker | None = None,
     ) -> None:
         self._start = matcher
         self._tokenizer = tokenizer
@@ -94,8 +99,11 @@ class TriggeredConstraint:
         self._marker = marker
         self._once = once
         self._param = param
+        self._at_start = at_start
+        self._thought = thought
         self._tail = b""
         self._inner: GrammarConstraint | None = None
+        self._is_over = False
         self.must_end = False
 
     def mask(self, logits: npt.NDArray[np.float32]) -> None:
@@ -106,7 +114,11 @@ class TriggeredConstraint:
     def accept(self, token: int) -> None:
         """Take the token that was sampled."""
         if self._inner is None:
-            self._look_for_marker(self._pieces[token])
+            piece = self._pieces[token]
+            if self._thought is not None:
+                piece = self._thought.behind(piece)
+            if piece and not self._is_over:
+                self._look_for_marker(piece)
             return
         self._inner.accept(token)
         if self._inner.must_end:
@@ -115,11 +127,17 @@ class TriggeredConstraint:
 
     def _look_for_marker(self, piece: bytes) -> None:
         text = self._tail + piece
+        if self._at_start:
+            text = text.lstrip()
+            # Nothing but the marker's own beginning may stand before its end.
+            self._is_over = not (text.startswith(self._marker) or self._marker.startswith(text))
         before, marker, after = text.partition(self._marker)
         if not marker:
-            self._tail = before[max(0, len(before) - len(self._marker) + 1) :]
+            keep = len(before) if self._at_start else len(self._marker) - 1
+            self._tail = before[max(0, len(before) - keep) :]
             return
         self._tail = b""
+        self._is_over = self._at_start
         matcher = self._start.deep_copy()
         # A token may hold more than the end of the marker; where that doesn't fit, the answer stays free.
         tokens = self._tokenizer.tokenize_bytes(after) if after else []

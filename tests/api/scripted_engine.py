@@ -5,7 +5,7 @@ hang, refuse. It stands in for llama.cpp only; the HTTP server, the middleware a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -74,6 +74,9 @@ class ScriptedEngine:
     def check_length(self, characters: int, param: str) -> None:
         if characters >= self.context_tokens:
             raise PromptTooLong(f"the {param} is too long for {self.context_tokens}", param=param)
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]:
+        return {}
 
     def vocabulary(self) -> Vocabulary:
         raise NotImplementedError("grammars need a real model")

@@ -23,6 +23,7 @@ from predictor.api.http.middleware import install_middleware
 from predictor.api.open_inference.generate import generate_router
 from predictor.api.openai.routes import openai_router
 from predictor.api.predict import predict_router
+from predictor.chat.format import ChatFormat
 from predictor.chat.template import ChatTemplate
 from predictor.generation.served_models import ServedModels
 from predictor.generation.text import TextGenerator
@@ -59,7 +60,7 @@ def scripted_server(max_body: int = 100_000, client_seconds: float = 60) -> Iter
     """
     engine = ScriptedEngine(scripts=[say("Hel", "lo")])
     models = ServedModels("tiny")
-    models.publish(TextGenerator("tiny", engine, ChatTemplate(TEMPLATE, "", "")))
+    models.publish(TextGenerator("tiny", engine, ChatFormat(ChatTemplate(TEMPLATE, "", ""))))
     app = FastAPI()
     install_error_handlers(app)
     for router, prefix in (

@@ -67,7 +67,7 @@ def test_errors(server: Any, body: Any, expected: str) -> None:
 
 def test_a_model_without_a_template_gets_llama_2s_format(scripted: Any) -> None:
     engine: ScriptedEngine = scripted.engine
-    scripted.models.get("tiny").template = None
+    scripted.models.get("tiny").chat_format = None
     scripted.post("/predict", {"prompt": "Hi", "sys_msg": "Be brief."})
     assert bytes(engine.requests[0].prompt) == b"[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]"
     assert engine.requests[0].params.max_tokens == 1000

@@ -54,35 +54,9 @@ def test_loop_variables_survive_the_step_counter() -> None:
     assert render(source, [USER, USER]) == "1/2False 2/2True "
 
 
-def test_text_parts_become_one_string() -> None:
-    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert render("{{ messages[0].content }}", [{"role": "user", "content": parts}]) == "one\ntwo"
-
-
-def test_an_assistant_message_with_tool_calls_needs_no_content() -> None:
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
-    assert render("{{ messages[0].content is none }}", [call]) == "True"
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ({"role": "user"}, "messages[0].content is missing"),
-        ({"role": "assistant", "content": None}, "messages[0].content is missing"),
-        ({"content": "Hi"}, "messages[0].role must be a string"),
-        ({"role": "user", "content": 3}, "messages[0].content must be a string"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, "this server takes text only"),
-        ({"role": "user", "content": ["Hi"]}, "messages[0].content[0] must be an object"),
-        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text must be a string"),
-        ({"role": "user", "content": "\ud800"}, "messages must be valid Unicode"),
-        ("Hi", "messages[0] must be an object"),
-    ],
-)
-def test_malformed_messages_are_named(message: Any, expected: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        render(SMOLLM2, [message])
-    assert expected in caught.value.message
-    assert caught.value.param == "messages"
+def test_messages_are_unicode() -> None:
+    with pytest.raises(InvalidRequest, match="messages must be valid Unicode"):
+        render(SMOLLM2, [{"role": "user", "content": "\ud800"}])
 
 
 def test_the_templates_own_refusal_reaches_the_user() -> None:
@@ -96,7 +70,7 @@ def test_the_callers_messages_stay_as_they_are() -> None:
     with pytest.raises(InvalidRequest, match="unsafe"):
         render("{{ messages[0].update({'role': 'x'}) }}", messages)
     # Lists are the template's own copies, and some templates keep what they have seen in one.
-    assert render("{% set _ = messages.append(1) %}{{ messages.pop(0).content }}", messages) == "Hi"
+    assert render("{% set _ = messages.append(1) %}{{ messages.pop(0).role }}", messages) == "user"
     assert messages == [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from predictor.chat.format import ChatFormat, Conversation
 from predictor.chat.template import ChatTemplate
-from predictor.chat.tools import MAX_TOOLS, for_template, read_tools, shows_tools
+from predictor.chat.tools import MAX_TOOLS, read_tools
 from predictor.errors import InvalidRequest
 
 WEATHER = {
@@ -55,9 +56,9 @@ def test_a_tool_is_read() -> None:
         ("x", "must be a list"),
         ([3], r"tools\[0\] must be"),
         ([WEATHER, {"type": "web_search"}], r"tools\[1\] must be"),
-        ([{"type": "function", "function": {}}], "name must be 1 to 64"),
-        ([{"type": "function", "function": {"name": 'a"b'}}], "name must be 1 to 64"),
-        ([{"type": "function", "function": {"name": "a" * 65}}], "name must be 1 to 64"),
+        ([{"type": "function", "function": {}}], "name must be 1 to 256"),
+        ([{"type": "function", "function": {"name": 'a"b'}}], "name must be 1 to 256"),
+        ([{"type": "function", "function": {"name": "a" * 257}}], "name must be 1 to 256"),
         ([{"type": "function", "function": {"name": "a", "parameters": []}}], "of type object"),
         (
             [{"type": "function", "function": {"name": "a", "parameters": {"type": "string"}}}],
@@ -74,16 +75,26 @@ def test_malformed_tools(value: Any, message: str) -> None:
     assert caught.value.param == "tools"
 
 
-def test_which_templates_show_tools_in_the_form_that_is_read() -> None:
-    assert shows_tools(QWEN)
-    assert not shows_tools("{{ messages }}")
-    assert not shows_tools("{% if tools %}[AVAILABLE_TOOLS]{% endif %}")
-    assert not shows_tools("{% if tools %}<tool_call><function=name>{% endif %}")
+def test_what_json_schema_does_not_know_is_left_out() -> None:
+    function = {
+        "name": "admin.tools/list",
+        "description": None,
+        "parameters": {
+            "properties": {"a": {"type": "string", "default": None, "enum": None}},
+            "required": None,
+        },
+    }
+    [tool] = read_tools([{"type": "function", "function": function}])
+    schema = {"type": "object", "properties": {"a": {"type": "string", "default": None}}}
+    assert tool.parameters == schema
+    assert tool.definition["function"] == {"name": "admin.tools/list", "parameters": schema}
+    [tool] = read_tools([{"type": "function", "function": {"name": "f", "parameters": {"properties": None}}}])
+    assert tool.definition["function"]["parameters"] == {"type": "object", "properties": {}}
 
 
 def test_a_template_that_shows_tools_gets_parsed_arguments() -> None:
-    messages = for_template([USER, CALL, *RESULTS], read_tools([WEATHER]), shows_tools=True)
-    text = ChatTemplate(QWEN, "", "").render(messages, tools=[WEATHER]).text
+    fmt = ChatFormat(ChatTemplate(QWEN, "", ""))
+    text = fmt.prompt(Conversation([USER, CALL, *RESULTS], read_tools([WEATHER]))).text
     assert text.startswith("<tools>" + json.dumps(WEATHER, ensure_ascii=False) + "</tools>[user]Weather?")
     assert '<tool_call>{"name": "get_weather", "arguments": {"city": "Rome"}}</tool_call>' in text
     assert '<tool_call>{"name": "now", "arguments": {}}</tool_call>' in text
@@ -91,35 +102,24 @@ def test_a_template_that_shows_tools_gets_parsed_arguments() -> None:
     assert CALL["tool_calls"][0]["function"]["arguments"] == '{"city": "Rome"}'  # type: ignore[index]
 
 
+PLAIN = ChatFormat(ChatTemplate("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", "", ""))
+
+
 def test_for_other_templates_all_is_in_texts() -> None:
     system = {"role": "system", "content": "Be brief."}
     thanks = {"role": "user", "content": "Thanks"}
-    messages = for_template([system, USER, CALL, *RESULTS, thanks], read_tools([WEATHER]), shows_tools=False)
-    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "user"]
-    assert messages[0]["content"].startswith("Be brief.\n\n# Tools")
-    assert json.dumps(WEATHER, ensure_ascii=False) in messages[0]["content"]
-    assert messages[2]["content"] == (
+    text = PLAIN.prompt(Conversation([system, USER, CALL, *RESULTS, thanks], read_tools([WEATHER]))).text
+    assert text.startswith("[system]Be brief.\n\n# Tools")
+    assert json.dumps(WEATHER, ensure_ascii=False) in text
+    assert text.endswith(
+        "[user]Weather?[assistant]"
         '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>\n'
         '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+        "[user]<tool_response>\nsunny\n</tool_response>\n<tool_response>\nnoon\n</tool_response>"
+        "[user]Thanks"
     )
-    assert messages[3]["content"] == (
-        "<tool_response>\nsunny\n</tool_response>\n<tool_response>\nnoon\n</tool_response>"
-    )
-    assert all(set(message) <= {"role", "content"} for message in messages)
 
 
 def test_tools_need_no_system_message_of_the_request() -> None:
-    first, second = for_template([USER], read_tools([WEATHER]), shows_tools=False)
-    assert (first["role"], second) == ("system", USER)
-    assert for_template([USER], [], shows_tools=False) == [USER]
-
-
-@pytest.mark.parametrize(
-    "calls", ["x", [3], [{}], [{"function": {"name": "f"}}], [{"function": {"name": "f", "arguments": "{"}}]]
-)
-@pytest.mark.parametrize("native", [True, False])
-def test_malformed_calls_in_a_message(calls: Any, native: bool) -> None:
-    message = {"role": "assistant", "content": None, "tool_calls": calls}
-    with pytest.raises(InvalidRequest, match=r"messages\[1\].tool_calls") as caught:
-        for_template([USER, message], [], shows_tools=native)
-    assert caught.value.param == "messages"
+    assert PLAIN.prompt(Conversation([USER], read_tools([WEATHER]))).text.startswith("[system]# Tools")
+    assert PLAIN.prompt(Conversation([USER])).text == "[user]Weather?"

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from server_process import Server, running_server
 
+from predictor.chat.format import ChatFormat
 from predictor.chat.template import ChatTemplate
 from predictor.engine.config import EngineConfig
 from predictor.engine.engine import Engine
@@ -32,7 +33,7 @@ def generator(engine: Engine, source: str | None = None, *, trusted: bool = Fals
     source = source or model.chat_template
     assert source is not None
     template = ChatTemplate(source, model.bos_text, model.eos_text)
-    return TextGenerator("smol", engine, template, trust_message_tokens=trusted)
+    return TextGenerator("smol", engine, ChatFormat(template), trust_message_tokens=trusted)
 
 
 def token(engine: Engine, name: str) -> int:

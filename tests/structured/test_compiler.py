@@ -15,8 +15,10 @@ import jsonschema
 import numpy as np
 import pytest
 
-from predictor.chat.tool_calls import call_grammar, calls_grammar
-from predictor.chat.tools import CALL_START, read_tools
+from predictor.chat.form import AnswerForm
+from predictor.chat.grammar import GrammarWriter, Lazily
+from predictor.chat.known_forms import HERMES
+from predictor.chat.tools import read_tools
 from predictor.engine.constraint import TokenConstraint
 from predictor.engine.llama import Model
 from predictor.errors import InvalidRequest
@@ -230,8 +232,19 @@ TOOLS = read_tools(
 )
 
 
+def hermes() -> GrammarWriter:
+    return GrammarWriter(AnswerForm(calls=HERMES), TOOLS, {})
+
+
+def lazily() -> Lazily:
+    """One call behind its mark."""
+    found = hermes().lazily(parallel=False)
+    assert found is not None
+    return found
+
+
 async def test_calls_fit_the_schema_of_their_function(model: Model, compiler: ConstraintCompiler) -> None:
-    make = await compiler.whole(calls_grammar(TOOLS, parallel=False))
+    make = await compiler.whole(hermes().calls(parallel=False, in_thought=False, may_think=False))
     names = set()
     for seed in range(20):
         text = walk(model, make(), seed)
@@ -249,18 +262,19 @@ async def test_calls_fit_the_schema_of_their_function(model: Model, compiler: Co
 async def test_text_is_free_until_the_marker_and_held_after_it(
     model: Model, compiler: ConstraintCompiler
 ) -> None:
-    constraint = (await compiler.after(CALL_START, call_grammar(TOOLS), once=False))()
+    one = lazily()
+    constraint = (await compiler.after(one.trigger, one.grammar, once=False))()
     for _ in range(2):
         spell(model, constraint, 'Anything <tool_cal {"name": <|im_start|> ')
         logits = np.zeros(model.n_vocab, np.float32)
         constraint.mask(logits)
         assert np.isfinite(logits).all()
-        spell(model, constraint, CALL_START)
+        spell(model, constraint, one.trigger)
         constraint.mask(logits)
         assert not np.isfinite(logits).all()
         spell(model, constraint, '\n{"name": "add", "arguments": {"a": 7}}\n</tool_call>')
         assert not constraint.must_end
-    once = (await compiler.after(CALL_START, call_grammar(TOOLS), once=True))()
+    once = (await compiler.after(one.trigger, one.grammar, once=True))()
     spell(model, once, 'So: <tool_call>\n{"name": "add", "arguments": {"a": 7}}\n</tool_call>')
     assert once.must_end
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from predictor.engine.request import Delta
 from predictor.errors import PredictorError
-from predictor.generation.text import RequestStream
+from predictor.generation.streams import RequestStream
 
 logger = logging.getLogger(__name__)
 

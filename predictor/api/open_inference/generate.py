@@ -23,7 +23,8 @@ from predictor.api.http.sizes import Identifier
 from predictor.api.http.streaming import EventStream, ending_with_error, sse
 from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
 from predictor.generation.served_models import ServedModels
-from predictor.generation.text import RequestStream, TextGenerator
+from predictor.generation.streams import RequestStream
+from predictor.generation.text import TextGenerator
 
 DEFAULT_MAX_TOKENS = 20
 """The protocol's own default."""

@@ -16,6 +16,7 @@ import orjson
 
 from predictor import __version__
 from predictor.engine.request import Delta, TokenLogprob
+from predictor.generation.chat import ChatAnswer
 from predictor.generation.text import Completion
 
 SYSTEM_FINGERPRINT = f"kserve-llamacpp-{__version__}"
@@ -29,18 +30,27 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int | None = None
+
+    def add_reasoning(self, tokens: int | None) -> None:
+        """Count the tokens of an answer's thoughts, None where its model never thinks."""
+        if tokens is not None:
+            self.reasoning_tokens = (self.reasoning_tokens or 0) + tokens
 
     def as_json(self) -> dict[str, Any]:
         """OpenAI's `usage` object."""
-        return {
+        usage: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+        if self.reasoning_tokens is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return usage
 
     @classmethod
-    def of(cls, completions: Sequence[Completion], per_prompt: int) -> Usage:
+    def of(cls, completions: Sequence[Completion | ChatAnswer], per_prompt: int) -> Usage:
         """Usage of a batch of `per_prompt` completions for each prompt; a prompt counts once."""
         firsts = completions[::per_prompt]
         return cls(
@@ -108,6 +118,12 @@ class ChunkWriter:
             b"null" if logprobs is None else orjson.dumps({"content": logprobs, "refusal": None}),
             self._tail,
         )
+
+    def thought(self, index: int, text: str) -> bytes:
+        """A chunk with the next text of a thought, under both names that clients know."""
+        written = orjson.dumps(text)
+        delta = b'{"reasoning_content":%b,"reasoning":%b}' % (written, written)
+        return self._chat_delta(index, delta, b"null")
 
     def chat_start(self, index: int) -> bytes:
         """A message's first chunk, which names its role."""

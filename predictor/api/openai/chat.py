@@ -16,12 +16,14 @@ from predictor.api.http.errors import openai_error
 from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
 from predictor.api.openai.answer_form import not_enforced_header
 from predictor.api.openai.answers import ChunkWriter, Envelope, Usage, chat_logprobs, wants_chunk
-from predictor.api.openai.output import read_output_form
+from predictor.api.openai.output import read_chat
 from predictor.api.openai.requests import engine_requests
 from predictor.api.openai.types import ChatCompletionRequest
-from predictor.chat.tool_calls import ArgumentsPart, CallStarted, Text, ToolCallReader
+from predictor.chat.events import ArgumentsPart, CallStarted, Event, Text, Thought
 from predictor.engine.request import Delta, FinishReason
-from predictor.generation.text import Completion, RequestStream, TextGenerator
+from predictor.generation.chat import ChatAnswer, ChatReader
+from predictor.generation.streams import RequestStream
+from predictor.generation.text import TextGenerator
 
 TOOL_CALLS = "tool_calls"
 
@@ -34,26 +36,25 @@ async def chat_completion(generator: TextGenerator, body: ChatCompletionRequest)
     """
     generator.check_count(body.choices)
     params = body.params()
-    form = await read_output_form(body, generator.constraints)
-    prompt = await generator.tokenize_chat(body.messages, form.tools)
-    headers = not_enforced_header(form.make_constraint)
-    requests = engine_requests([prompt], params, body.choices, form.make_constraint)
-    readers = [ToolCallReader() if form.tools else None for _ in requests]
+    chat = await generator.prepare_chat(read_chat(body))
+    headers = not_enforced_header(chat.make_constraint)
+    requests = engine_requests([chat.tokens], params, body.choices, chat.make_constraint, chat.marks)
+    readers = [chat.reader() for _ in requests]
     if body.stream:
         envelope = Envelope.new("chatcmpl", "chat.completion.chunk", generator.name)
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
         streams = generator.submit(requests)
         choices = [_StreamedChoice(i, writer, r, bool(body.logprobs)) for i, r in enumerate(readers)]
-        events = _events(streams, choices, writer, Usage(len(prompt)) if body.include_usage else None)
+        events = _events(streams, choices, writer, Usage(len(chat.tokens)) if body.include_usage else None)
         return EventStream(ending_with_error(events, openai_error), streams, headers)
-    results = await generator.complete(requests)
-    whole = [
-        _choice(i, result, reader, bool(body.logprobs))
-        for i, (result, reader) in enumerate(zip(results, readers, strict=True))
-    ]
+    answers = await generator.complete_chat(requests, readers)
+    whole = [_choice(i, answer, bool(body.logprobs)) for i, answer in enumerate(answers)]
+    usage = Usage.of(answers, body.choices)
+    for answer in answers:
+        usage.add_reasoning(answer.reasoning_tokens)
     envelope = Envelope.new("chatcmpl", "chat.completion", generator.name)
-    answer = envelope.whole(whole, Usage.of(results, body.choices))
-    return Response(orjson.dumps(answer), headers=headers, media_type="application/json")
+    answer_body = orjson.dumps(envelope.whole(whole, usage))
+    return Response(answer_body, headers=headers, media_type="application/json")
 
 
 class _StreamedChoice:
@@ -62,16 +63,14 @@ class _StreamedChoice:
     Args:
         index: of the choice.
         writer: serialises the chunks.
-        reader: finds tool calls in the text, None where there are no tools.
+        reader: tells thoughts, text and calls apart.
         with_logprobs: whether the chunks carry log-probabilities.
     """
 
-    def __init__(
-        self, index: int, writer: ChunkWriter, reader: ToolCallReader | None, with_logprobs: bool
-    ) -> None:
+    def __init__(self, index: int, writer: ChunkWriter, reader: ChatReader, with_logprobs: bool) -> None:
+        self.reader = reader
         self._index = index
         self._writer = writer
-        self._reader = reader
         self._with_logprobs = with_logprobs
         self._started = False
 
@@ -81,30 +80,28 @@ class _StreamedChoice:
             self._started = True
             yield self._writer.chat_start(self._index)
         logprobs = chat_logprobs(delta.logprobs) if self._with_logprobs else None
-        if self._reader is None:
+        events = self.reader.push(delta)
+        if self.reader.is_plain:
             if wants_chunk(delta):
                 yield self._writer.chat(self._index, delta.text, logprobs)
         else:
-            yield from self._with_calls(self._reader, delta, logprobs)
+            if logprobs:  # A token of a mark has no text of its own to go with.
+                yield self._writer.chat(self._index, "", logprobs)
+            yield from map(self._chunk, events)
         if delta.finish_reason is not None:
-            yield self._writer.chat_end(self._index, _finish_reason(delta.finish_reason, self._reader))
+            reason = _finish_reason(delta.finish_reason, self.reader.has_calls)
+            yield self._writer.chat_end(self._index, reason)
 
-    def _with_calls(
-        self, reader: ToolCallReader, delta: Delta, logprobs: list[dict[str, Any]] | None
-    ) -> Iterator[bytes]:
-        if logprobs:  # A token of a call has no text of its own to go with.
-            yield self._writer.chat(self._index, "", logprobs)
-        events = reader.push(delta.text)
-        if delta.finish_reason is not None:
-            events += reader.finish()
-        for event in events:
-            match event:
-                case Text(text):
-                    yield self._writer.chat(self._index, text, None)
-                case CallStarted(call, name):
-                    yield self._writer.call_start(self._index, call, _call_id(), name)
-                case ArgumentsPart(call, text):
-                    yield self._writer.call_arguments(self._index, call, text)
+    def _chunk(self, event: Event) -> bytes:
+        match event:
+            case Thought(text):
+                return self._writer.thought(self._index, text)
+            case Text(text):
+                return self._writer.chat(self._index, text, None)
+            case CallStarted(call, name):
+                return self._writer.call_start(self._index, call, _call_id(), name)
+            case ArgumentsPart(call, text):
+                return self._writer.call_arguments(self._index, call, text)
 
 
 async def _events(
@@ -119,31 +116,29 @@ async def _events(
         if delta.finish_reason is not None and usage is not None:
             usage.completion_tokens += delta.completion_tokens
             usage.cached_tokens = delta.cached_tokens if index == 0 else usage.cached_tokens
+            usage.add_reasoning(choices[index].reader.reasoning_tokens)
     if usage is not None:
         yield writer.usage(usage)
     yield DONE
 
 
-def _choice(
-    index: int, result: Completion, reader: ToolCallReader | None, with_logprobs: bool
-) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
-    if reader is not None:
-        message |= _content_and_calls(reader, result.text)
-    logprobs = {"content": chat_logprobs(result.logprobs), "refusal": None} if with_logprobs else None
+def _choice(index: int, answer: ChatAnswer, with_logprobs: bool) -> dict[str, Any]:
+    logprobs = {"content": chat_logprobs(answer.logprobs), "refusal": None} if with_logprobs else None
     return {
         "index": index,
-        "message": message,
+        "message": _message(answer.events),
         "logprobs": logprobs,
-        "finish_reason": _finish_reason(result.finish_reason, reader),
+        "finish_reason": _finish_reason(answer.finish_reason, answer.has_calls),
     }
 
 
-def _content_and_calls(reader: ToolCallReader, answer: str) -> dict[str, Any]:
-    content = ""
+def _message(events: Sequence[Event]) -> dict[str, Any]:
+    thought, content = "", ""
     calls: list[dict[str, Any]] = []
-    for event in reader.push(answer) + reader.finish():
+    for event in events:
         match event:
+            case Thought(text):
+                thought += text
             case Text(text):
                 content += text
             case CallStarted(_, name):
@@ -151,16 +146,17 @@ def _content_and_calls(reader: ToolCallReader, answer: str) -> dict[str, Any]:
                 calls.append({"id": _call_id(), "type": "function", "function": function})
             case ArgumentsPart(_, text):
                 calls[-1]["function"]["arguments"] += text
-    if not calls:
-        return {"content": content}
-    return {"content": content or None, "tool_calls": calls}
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if thought:
+        message |= {"reasoning_content": thought, "reasoning": thought}
+    if calls:
+        message |= {"content": content or None, "tool_calls": calls}
+    return message
 
 
-def _finish_reason(reason: FinishReason, reader: ToolCallReader | None) -> str:
+def _finish_reason(reason: FinishReason, has_calls: bool) -> str:
     """OpenAI's finish reason, once the whole answer has been read."""
-    if reason is FinishReason.STOP and reader is not None and reader.calls:
-        return TOOL_CALLS
-    return reason.value
+    return TOOL_CALLS if reason is FinishReason.STOP and has_calls else reason.value
 
 
 def _call_id() -> str:

@@ -6,56 +6,63 @@ Source: https://platform.openai.com/docs/guides/function-calling
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from predictor.api.openai.answer_form import read_answer_form
 from predictor.api.openai.types import ChatCompletionRequest
-from predictor.chat.tool_calls import call_grammar, calls_grammar, text_or_calls_grammar
-from predictor.chat.tools import CALL_START, Tool, read_tools
+from predictor.chat.format import AnswerWish, Conversation
+from predictor.chat.tools import Tool, read_tools
 from predictor.errors import InvalidRequest
-from predictor.structured.compiler import ConstraintCompiler, MakeConstraint
+from predictor.generation.chat import ChatRequest
 
 CHOICE = "tool_choice"
 
 
-@dataclass(frozen=True, slots=True)
-class OutputForm:
-    """What the answers of a request must look like.
-
-    Attributes:
-        tools: shown to the model; their calls are read from its answers.
-        make_constraint: makes the constraint of one answer, None where answers are free.
-    """
-
-    tools: tuple[Tool, ...] = ()
-    make_constraint: MakeConstraint | None = None
-
-
-async def read_output_form(body: ChatCompletionRequest, compiler: ConstraintCompiler) -> OutputForm:
-    """The form that a chat request asks for.
+def read_chat(body: ChatCompletionRequest) -> ChatRequest:
+    """What a chat request asks for.
 
     Raises:
-        InvalidRequest: a field is malformed, two contradict each other, or a schema or grammar can't be used.
+        InvalidRequest: a field is malformed, or two contradict each other.
     """
     form = read_answer_form(body)
     answer = None if form is None else form.grammar
     tools = read_tools(body.tools)
     choice = _read_choice(body.tool_choice, tools)
     if choice == "none" or not tools:
-        return OutputForm((), None if answer is None else await compiler.whole(answer))
+        return ChatRequest(_conversation(body, ()), AnswerWish(answer), body.thinking_budget)
     if form is not None and not form.is_json:
         raise _invalid('can\'t be used with tools, unless tool_choice is "none"', form.grammar.param)
-    parallel = body.parallel_tool_calls is not False
-    if isinstance(choice, Tool):
-        make = await compiler.whole(calls_grammar([choice], parallel=False))
-    elif choice == "required":
-        make = await compiler.whole(calls_grammar(tools, parallel=parallel))
-    elif answer is not None:
-        make = await compiler.whole(text_or_calls_grammar(answer, tools, parallel=parallel))
-    else:
-        make = await compiler.after(CALL_START, call_grammar(tools), once=not parallel)
-    return OutputForm(tuple(tools), make)
+    wish = AnswerWish(
+        answer,
+        tool=choice if isinstance(choice, Tool) else None,
+        required=choice == "required",
+        parallel=body.parallel_tool_calls is not False and not isinstance(choice, Tool),
+    )
+    return ChatRequest(_conversation(body, tools), wish, body.thinking_budget)
+
+
+def _conversation(body: ChatCompletionRequest, tools: Sequence[Tool]) -> Conversation:
+    return Conversation(
+        body.messages,
+        tools,
+        body.chat_template_kwargs or {},
+        body.reasoning_effort,
+        add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final=_continues(body),
+    )
+
+
+def _continues(body: ChatCompletionRequest) -> bool:
+    """Whether the answer goes on with the last message: where asked for, and where it is an assistant's."""
+    if body.continue_final_message and body.add_generation_prompt:
+        raise InvalidRequest(
+            "continue_final_message and add_generation_prompt exclude each other: leave one out",
+            param="continue_final_message",
+        )
+    if body.continue_final_message is not None or body.add_generation_prompt is not None:
+        return bool(body.continue_final_message)
+    last = body.messages[-1] if body.messages else {}
+    return last.get("role") == "assistant" and bool(last.get("content")) and not last.get("tool_calls")
 
 
 def _read_choice(value: Any, tools: Sequence[Tool]) -> str | Tool:

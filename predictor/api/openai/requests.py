@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from predictor.api.http.middleware import current_request_id
@@ -18,6 +18,7 @@ def engine_requests(
     params: SamplingParams,
     choices: int,
     make_constraint: MakeConstraint | None,
+    marks: Mapping[int, bytes] | None = None,
 ) -> list[Request]:
     """One engine request per choice, prompt by prompt. Choices of one prompt get different seeds.
 
@@ -38,6 +39,7 @@ def engine_requests(
             prompt,
             _for_choice(params, k),
             make_constraint() if make_constraint else None,
+            marks=marks or {},
         )
         for i, prompt in enumerate(prompts)
         for k in range(choices)

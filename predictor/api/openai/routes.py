@@ -22,7 +22,8 @@ from predictor.api.openai.requests import engine_requests
 from predictor.api.openai.types import ChatCompletionRequest, CompletionRequest, Prompt
 from predictor.errors import InvalidRequest
 from predictor.generation.served_models import ServedModels
-from predictor.generation.text import Completion, RequestStream, TextGenerator
+from predictor.generation.streams import RequestStream
+from predictor.generation.text import Completion, TextGenerator
 
 OWNER = "kserve-llamacpp"
 
@@ -120,8 +121,15 @@ def _text_choice(index: int, result: Completion, echo: str, with_logprobs: bool)
 
 
 def _model(models: ServedModels, name: str) -> dict[str, Any]:
-    parent = models.parent(name)
-    return {"id": name, "object": "model", "created": models.created, "owned_by": OWNER, "parent": parent}
+    entry = {
+        "id": name,
+        "object": "model",
+        "created": models.created,
+        "owned_by": OWNER,
+        "parent": models.parent(name),
+    }
+    capabilities = models.capabilities(name)
+    return entry if capabilities is None else {**entry, "capabilities": capabilities}
 
 
 def _json(payload: dict[str, Any], headers: dict[str, str]) -> Response:

@@ -9,9 +9,9 @@ Source: https://platform.openai.com/docs/api-reference
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from predictor.api.http.fields import WHOLE, Integer, is_unicode
 from predictor.api.openai.answer_form import AnswerFormFields
@@ -20,6 +20,8 @@ from predictor.errors import InvalidRequest
 
 MAX_CHOICES = 128
 DEFAULT_COMPLETION_TOKENS = 16
+TEMPLATE_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+"""What `chat_template_kwargs` must not set, since the request says it elsewhere or the model does."""
 
 Prompt = str | tuple[int, ...]
 
@@ -65,9 +67,22 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    thinking_budget: Annotated[int, Field(ge=0), WHOLE] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _no_own_variables(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        taken = sorted(TEMPLATE_VARIABLES & (value or {}).keys())
+        if taken:
+            raise ValueError(f"{taken[0]} has a field of its own")
+        return value
 
     def params(self) -> SamplingParams:
         """The engine's parameters; without a limit, an answer ends when the context is full.

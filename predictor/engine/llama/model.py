@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,22 @@ class Model(Owner):
     def markers(self, source: str) -> frozenset[int]:
         """Tokens that a chat template's source names and that llama.cpp would read in any text."""
         return self._tokenizer.special.named_in(source)
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]:
+        """Names of the control tokens in some texts, by id, without those that end an answer."""
+        tokens = {
+            token
+            for text in texts
+            for token in self.tokenize(text, add_special=False, parse_special=True)
+            if not self.is_end(token)
+            and lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL
+        }
+        return {token: lib.llama_vocab_get_text(self._vocab, token) for token in sorted(tokens)}
+
+    def end_texts(self) -> list[str]:
+        """Names of the tokens that end an answer."""
+        texts = (lib.llama_vocab_get_text(self._vocab, token) for token in self.end_tokens)
+        return [text.decode("utf-8", "replace") for text in texts]
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for in generated text; empty for control tokens."""

@@ -103,6 +103,13 @@ def test_a_call_that_is_cut_ends_with_length(ask: Any) -> None:
         json.loads(choice.message.tool_calls[0].function.arguments)
 
 
+def test_an_agent_goes_on_after_a_call_that_was_cut(ask: Any) -> None:
+    cut = ask(tool_choice=named("get_weather"), max_tokens=24).choices[0].message
+    history = [*QUESTION, cut.model_dump(exclude_none=True)]
+    history.append({"role": "tool", "tool_call_id": cut.tool_calls[0].id, "content": None})
+    assert ask(messages=history, max_tokens=4).choices[0].message.content
+
+
 def test_auto_leaves_an_answer_free(ask: Any) -> None:
     choice = ask().choices[0]
     assert choice.message.content
@@ -175,9 +182,9 @@ def test_with_a_response_format_the_answer_is_that_or_a_call(ask: Any) -> None:
         ({"parallel_tool_calls": "yes"}, "parallel_tool_calls", "boolean"),
         ({"extra_body": {"grammar": 'root ::= "a"'}}, "grammar", "can't be used with tools"),
         (
-            {"messages": [*QUESTION, {"role": "assistant", "tool_calls": [call("f", "{")]}]},
+            {"messages": [*QUESTION, {"role": "assistant", "tool_calls": [call("f", "[1]")]}]},
             "messages",
-            "arguments as a JSON text",
+            "must be the JSON text of an object",
         ),
     ],
 )

@@ -1,0 +1,116 @@
+"""Forms that a template's renderings don't tell, written by hand; each is known by words of its template.
+
+Sources: https://github.com/openai/harmony (gpt-oss), https://functionary.meetkai.com (functionary 3.2),
+https://huggingface.co/LiquidAI (LFM2), https://huggingface.co/ibm-granite (Granite 3.3) and
+https://github.com/NousResearch/Hermes-Function-Calling (Hermes, the form for models that have none).
+"""
+
+from __future__ import annotations
+
+from predictor.chat.form import (
+    CallForm,
+    ChannelForm,
+    JsonArguments,
+    PythonArguments,
+    TaggedArguments,
+)
+
+HERMES = CallForm(
+    head=('<tool_call>\n{"name": "',),
+    middle=('", "arguments": ',),
+    between=('}\n</tool_call>\n<tool_call>\n{"name": "',),
+    tail=("}\n</tool_call>",),
+    arguments=JsonArguments(),
+    trigger="<tool_call>",
+)
+HERMES_INSTRUCTIONS = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+_GRANITE = CallForm(
+    head=('<|tool_call|>[{"name": "',),
+    middle=('", "arguments": ',),
+    between=('}, {"name": "',),
+    tail=("}]",),
+    arguments=JsonArguments(),
+    trigger="<|tool_call|>",
+)
+_LIQUID = CallForm(
+    head=("<|tool_call_start|>[",),
+    middle=(),
+    between=(", ",),
+    tail=("]<|tool_call_end|>",),
+    arguments=PythonArguments(),
+    trigger="<|tool_call_start|>",
+)
+# Of templates that show tools, but not the calls of earlier answers.
+_DESCRIBED = (
+    (("respond only with <|tool_call|> followed by a JSON list",), _GRANITE),
+    (("List of tools: ", "<|im_start|>"), _LIQUID),
+)
+
+_HARMONY = ChannelForm(
+    opening="<|start|>assistant",
+    header_end="<|message|>",
+    ends=("<|end|>", "<|call|>", "<|return|>"),
+    call=(" to=functions.", None, "<|channel|>commentary json"),
+    thoughts=("<|channel|>analysis",),
+    texts=("<|channel|>final", "<|channel|>commentary"),
+    arguments=JsonArguments(),
+    several=False,
+)
+_ATEM_BODY = CallForm(
+    head=('<atem:function_calls>\n<atem:invoke name="',),
+    middle=('">',),
+    between=None,
+    tail=("\n</atem:invoke>\n</atem:function_calls>",),
+    arguments=TaggedArguments('\n<atem:parameter name="', {'">': None}, "</atem:parameter>"),
+    trigger="<atem:function_calls>",
+)
+_ATEM = ChannelForm(
+    opening="<|start|>assistant",
+    header_end="<|message|>",
+    ends=("<|eom|>", "<|eot|>"),
+    call=(" to=", None),
+    thoughts=(" to=self",),
+    texts=(" to=user",),
+    arguments=_ATEM_BODY.arguments,
+    several=True,
+    body=_ATEM_BODY,
+)
+_FUNCTIONARY = ChannelForm(
+    opening=">>>",
+    header_end="\n",
+    ends=(),
+    call=(None,),
+    thoughts=(),
+    texts=("all",),
+    arguments=JsonArguments(),
+    several=True,
+)
+_CHANNELS = (
+    (("<|channel|>analysis<|message|>", "<|start|>assistant"), _HARMONY),
+    (("to=self<|message|>", "<atem:invoke"), _ATEM),
+    ((">>>${recipient}", ">>>all"), _FUNCTIONARY),
+)
+
+
+def described_calls(source: str) -> CallForm | None:
+    """The form of calls that a template describes in words only."""
+    return next((form for words, form in _DESCRIBED if all(word in source for word in words)), None)
+
+
+def known_channels(source: str) -> ChannelForm | None:
+    """The form of a template whose answers are messages to recipients."""
+    return next((form for words, form in _CHANNELS if all(word in source for word in words)), None)
