@@ -104,7 +104,7 @@ CONFLICTS = (
     ),
     Conflict(
         "{lora} needs a model that generates text: leave it out, or {pooling} {of.pooling}",
-        lambda s: s.lora is not None and _pooled(s),
+        lambda s: bool(s.lora) and _pooled(s),
     ),
     Conflict(
         "{chat_template} is for chats, and {pooling} {of.pooling} serves none: leave one out",

@@ -10,9 +10,10 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Collection
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from predictor.engine.config import EngineConfig, EngineStats
 from predictor.engine.decode_loop import DecodeLoop
@@ -80,12 +81,7 @@ class Engine:
                 logger.info("prompts are read with OpenBLAS")
             else:
                 logger.info("prompts are read without OpenBLAS: %s", what_is_missing())
-        self.model = Model(
-            config.model_path,
-            gpu_layers=config.gpu_layers,
-            use_mmap=config.use_mmap,
-            use_mlock=config.use_mlock,
-        )
+        self.model = _load(config)
         if not self.model.can_generate:
             raise ModelLoadError(f"{config.model_path} has no decoder: it can't generate text")
         self._store = config.prefix_store
@@ -366,3 +362,20 @@ def _refusal(error: PredictorError) -> str:
     if isinstance(error, QueueFull):
         return "queue_full"
     return "shutting_down" if isinstance(error, NotReady) else "invalid"
+
+
+def _load(config: EngineConfig) -> Model:
+    """The model, loaded on a thread that ends with it.
+
+    Rearranging weights for AMX leaves OpenMP's helpers with the thread that loaded them, beside those of the
+    decode thread.
+    """
+    load = partial(
+        Model,
+        config.model_path,
+        gpu_layers=config.gpu_layers,
+        use_mmap=config.use_mmap,
+        use_mlock=config.use_mlock,
+    )
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
+        return loader.submit(load).result()

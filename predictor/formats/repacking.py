@@ -78,11 +78,20 @@ def report_format(parts: Sequence[GgufHeader], is_repacked: IsRepacked) -> Forma
     return FormatReport(parts[0].quantisation, share, _slow_types(matrices, is_repacked), faster)
 
 
-def gains_from_openblas(parts: Sequence[GgufHeader]) -> bool:
-    """Whether OpenBLAS multiplies most of a model's weights faster than llama.cpp's own kernels."""
+def gains_from_openblas(parts: Sequence[GgufHeader], is_repacked: IsRepacked) -> bool:
+    """Whether OpenBLAS multiplies most of a model's weights faster than llama.cpp's own kernels.
+
+    Args:
+        parts: headers of the model, the first part first.
+        is_repacked: asks the CPU, and is called only where the format leaves it open. What llama.cpp
+            rearranges (with AMX, Q4_1 too) it multiplies by itself.
+    """
     matrices = _matrices(parts)
-    slow = sum(matrix.size for matrix in matrices if matrix.kind in _SLOW_IN_BATCHES)
-    return platform.machine() in _X86 and slow > MOSTLY * sum(matrix.size for matrix in matrices)
+    least = MOSTLY * sum(matrix.size for matrix in matrices)
+    slow = [matrix for matrix in matrices if matrix.kind in _SLOW_IN_BATCHES]
+    if platform.machine() not in _X86 or sum(matrix.size for matrix in slow) <= least:
+        return False
+    return sum(matrix.size for matrix in slow if not _asked(matrix, matrix.kind, is_repacked)) > least
 
 
 def file_type_number(name: str) -> int | None:

@@ -104,7 +104,9 @@ def plan_startup(settings: Settings) -> StartupPlan:
         prefix_store=_prefix_store(settings, [part.path for part in parts], context_tokens),
         host_cache_bytes=_host_cache_bytes(settings, estimate),
         pooling=pooling,
-        openblas=settings.openblas and settings.n_gpu_layers == 0 and gains_from_openblas(parts),
+        openblas=settings.openblas
+        and settings.n_gpu_layers == 0
+        and gains_from_openblas(parts, _is_repacked),
         max_batch_tokens=_batch_tokens(settings, pooling, context_tokens),
     )
     return StartupPlan(
@@ -192,6 +194,13 @@ def _batch_tokens(settings: Settings, pooling: Pooling | None, context_tokens: i
     if pooling is None or "max_batch_tokens" in settings.model_fields_set:
         return settings.max_batch_tokens
     return max(settings.max_batch_tokens, min(context_tokens, POOLED_BATCH_TOKENS))
+
+
+def _is_repacked(kind: int, columns: int, rows: int, experts: int) -> bool:
+    # Importing llama.cpp takes long, and few formats need the question.
+    from predictor.engine.llama.cpu import is_repacked
+
+    return is_repacked(kind, columns, rows, experts)
 
 
 def _prefix_store(settings: Settings, files: list[Path], context_tokens: int) -> PrefixStore | None:

@@ -24,7 +24,7 @@ def no_work(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was done for a request that is too large")
 
-    monkeypatch.setattr(scripted.engine, "tokenize", refuse)
+    monkeypatch.setattr(scripted.engine, "tokenize_segments", refuse)
     monkeypatch.setattr(scripted.engine, "submit_all", refuse)
 
 

@@ -40,10 +40,15 @@ def test_openblas_is_for_formats_that_x86_multiplies_slowly(
     machine: str, gains: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert gains_from_openblas(header(matrix("a.weight", Q4_1), matrix("n.weight", Q4_1))) == gains
-    assert gains_from_openblas(header(matrix("a.weight", Q4_1), matrix("n.weight", Q4_0, rows=256))) == gains
-    assert not gains_from_openblas(header(matrix("a.weight", Q4_1), matrix("b.weight", F16)))
-    assert not gains_from_openblas(header(matrix("a.weight", Q4_0), matrix("b.weight", F16)))
+
+    def gain(*matrices: TensorHeader, repacked: tuple[int, ...] = (Q4_0,)) -> bool:
+        return gains_from_openblas(header(*matrices), only(*repacked))
+
+    assert gain(matrix("a.weight", Q4_1), matrix("n.weight", Q4_1)) == gains
+    assert gain(matrix("a.weight", Q4_1), matrix("n.weight", Q4_0, rows=256)) == gains
+    assert not gain(matrix("a.weight", Q4_1), matrix("n.weight", Q4_1), repacked=(Q4_0, Q4_1))
+    assert not gain(matrix("a.weight", Q4_1), matrix("b.weight", F16))
+    assert not gain(matrix("a.weight", Q4_0), matrix("b.weight", F16))
 
 
 @pytest.mark.parametrize("quantisation", ["F16", "Q4_0", "Q4_1", "Q8_0", "IQ4_NL"])
