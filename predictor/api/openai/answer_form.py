@@ -192,7 +192,7 @@ _READERS: Mapping[str, _Reader] = {
 
 def _text(value: Any, param: str) -> str:
     if not isinstance(value, str) or not is_unicode(value):
-        raise _invalid("must be a string of valid Unicode", param)
+        raise _invalid("must be a string of valid Unicode text", param)
     return value
 
 
