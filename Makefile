@@ -46,7 +46,7 @@ test-ray: setup ## run the tests that start Ray
 test-all: setup ## run the slow tests too
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m '' $(ARGS)
 
-test-rollout: setup ## roll real models out behind Envoy and kill rollouts at any moment, half an hour
+test-rollout: setup ## roll real models out behind Envoy, kill and simulate rollouts, some hours
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m slow tests/rollout $(ARGS)
 
 test-faults: setup ## inject faults and write docs/reliability.md; SOAK=30 minutes of mixed load

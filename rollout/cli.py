@@ -83,11 +83,12 @@ def start(
     first_token: Annotated[str, _limit("p95 time to first token", "300ms")] = _DEFAULTS.first_token,
     inter_token: Annotated[str, _limit("p95 inter-token latency", "50ms")] = _DEFAULTS.inter_token,
     queue: Annotated[str, _limit("p95 time in the queue", "1s")] = _DEFAULTS.queue,
+    deaths: Annotated[str, _limit("deaths of processes", "1/h")] = _DEFAULTS.deaths,
     golden: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts (JSONL) whose answers are compared.",
+            help="Prompts (JSONL) whose answers are compared; with --resume, where they are here.",
             show_default="no comparison",
             rich_help_panel=_JUDGING,
         ),
@@ -140,6 +141,7 @@ def start(
             first_token=first_token,
             inter_token=inter_token,
             queue=queue,
+            deaths=deaths,
             golden=golden,
             logprob_drop=logprob_drop,
             agreement=agreement,
@@ -148,8 +150,11 @@ def start(
         if dry_run:
             _print_preview(_rollout(name, namespace, context), model, plan, judging)
         elif resume:
-            _wait(name, namespace, context, Rollout.resume)
+            here = None if reports == _DEFAULTS.reports else reports
+            _wait(name, namespace, context, lambda rollout: rollout.resume(golden=golden, reports=here))
         else:
+            for notice in judging.notices(plan):
+                typer.secho(f"note: {notice}", fg=typer.colors.YELLOW, err=True)
             _wait(name, namespace, context, lambda rollout: rollout.start(str(model), plan, judging))
 
 

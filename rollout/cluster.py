@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from kubernetes import client, config
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
-from rollout.errors import ClusterUnreachable, MissingRights, RolloutError, ServiceNotFound
+from rollout.errors import ClusterAway, ClusterUnreachable, MissingRights, RolloutError, ServiceNotFound
 from rollout.record import ENTRY, Entry, now, read_history
 from rollout.rights import Right
 from rollout.service import OURS, Service
@@ -21,6 +22,7 @@ _SERVING = ("serving.kserve.io", "v1beta1")
 _PLURAL = "inferenceservices"
 _MERGE = "application/merge-patch+json"
 _TIMEOUT_S = 30
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TRIES = 5
 _TRANSIENT = (429, 500, 502, 503, 504)
 _CONFLICT = 409
@@ -66,7 +68,7 @@ class Cluster:
                     raise
                 configuration = client.Configuration()
                 config.load_incluster_config(client_configuration=configuration)
-                api, default = client.ApiClient(configuration), "default"
+                api, default = client.ApiClient(configuration), _own_namespace()
         except (config.ConfigException, OSError) as error:
             raise ClusterUnreachable(f"no usable Kubernetes configuration: {error}; set KUBECONFIG") from None
         return cls(api, namespace or default)
@@ -126,6 +128,17 @@ class Cluster:
                 return False
             raise _explained(error, "read the HTTPRoute of") from None
         return True
+
+    def replicas(self, deployment: str) -> int | None:
+        """Ready replicas of a Deployment; None where there is none."""
+        where = ("apps", "v1", self.namespace, "deployments", deployment)
+        try:
+            found = self._ask(lambda: self._objects.get_namespaced_custom_object_status(*where, **_limits()))
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise _explained(error, "read the Deployments of") from None
+        return int((found.get("status") or {}).get("readyReplicas") or 0)
 
     def event(self, service: Service, reason: str, message: str, *, warning: bool = False) -> None:
         """Record an Event on the service; one that can't be recorded stops nothing.
@@ -229,15 +242,25 @@ class Cluster:
             try:
                 return request()
             except ApiException as error:
-                if error.status not in _TRANSIENT or attempt == _TRIES - 1:
+                if error.status not in _TRANSIENT:
                     raise
+                failure = _message(error)
             except (HTTPError, OSError) as error:
-                if attempt == _TRIES - 1:
-                    raise ClusterUnreachable(
-                        f"the Kubernetes API doesn't answer ({error}). The rollout stays as it is; try again"
-                    ) from None
+                failure = str(error)
+            if attempt == _TRIES - 1:
+                raise ClusterAway(
+                    f"the Kubernetes API doesn't answer ({failure}). The rollout stays as it is; try again"
+                )
             time.sleep(self._retry_s * 2**attempt)
         raise AssertionError("unreachable")
+
+
+def _own_namespace() -> str:
+    """That of the pod that this process runs in."""
+    try:
+        return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"
 
 
 def _entries(annotations: Iterable[dict[str, str]]) -> Iterator[Entry]:
@@ -253,9 +276,12 @@ def _limits() -> dict[str, Any]:
 
 
 def _explained(error: ApiException, action: str) -> RolloutError:
+    return ClusterUnreachable(f"the API server refuses to {action} the InferenceService: {_message(error)}")
+
+
+def _message(error: ApiException) -> str:
     """What the API server says, without headers and JSON."""
     try:
-        message = json.loads(error.body)["message"]
+        return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        message = error.reason or str(error.status)
-    return ClusterUnreachable(f"the API server refuses to {action} the InferenceService: {message}")
+        return error.reason or str(error.status)

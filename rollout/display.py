@@ -25,6 +25,8 @@ def screen(snapshot: Snapshot) -> RenderableType:
         parts += [_traffic(snapshot, record), _steps(record)]
     if record.paused:
         parts.append(Text(f"paused: {record.paused}", style="yellow"))
+    if snapshot.unreachable:
+        parts.append(Text(snapshot.unreachable, style="red"))
     if snapshot.foreign and not record.paused:
         parts.append(Text(snapshot.foreign, style="red"))
     if snapshot.verdict:
@@ -156,6 +158,8 @@ def _plain(snapshot: Snapshot) -> str:
         parts.append(f"{snapshot.verdict.decision}: {'; '.join(snapshot.verdict.reasons)}".removesuffix(": "))
     if record.paused:
         parts.append(f"paused: {record.paused}")
+    if snapshot.unreachable:
+        parts.append("the Kubernetes API doesn't answer; trying again")
     return ", ".join(parts)
 
 

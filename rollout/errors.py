@@ -45,3 +45,7 @@ class Superseded(RolloutError):
 
 class ClusterUnreachable(RolloutError):
     """The Kubernetes API doesn't answer, or refuses what it is asked."""
+
+
+class ClusterAway(ClusterUnreachable):
+    """The Kubernetes API gives no answer at all, or says that it can't now; it may soon."""

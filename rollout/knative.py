@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from rollout.errors import UnsuitableService
-from rollout.mechanism import Observed, load_failure, with_model
+from rollout.mechanism import Observed, load_failure, served_instead, with_model
 from rollout.record import Phase, Record
 from rollout.service import Service, Spec
 from rollout.verdict import Revision
@@ -78,7 +78,8 @@ class Knative:
         ready = str(status.get("latestReadyRevision") or "")
         shares = _shares(status)
         if record.phase is Phase.RESTORING:
-            settled = created == ready and created not in (record.stable_revision, record.canary_revision)
+            # Where KServe never saw the canary's spec, the old revision is the newest and stays so.
+            settled = created == ready and created not in ("", record.canary_revision)
             return Observed(0, settled, settled, _failure(service), record.canary_revision)
         if record.phase is Phase.FINISHING:
             settled = created == ready and shares.get(created) == 100
@@ -94,6 +95,27 @@ class Knative:
             settled = settled and status.get("latestRolledoutRevision") == canary
         failure = _failure(service) if canary and not is_ready else ""
         return Observed(percent, is_ready, settled, failure, canary)
+
+    def took_over(self, service: Service, record: Record) -> bool:
+        """Never: the revision before is kept."""
+        return False
+
+    def contradiction(self, service: Service, record: Record) -> str:
+        """Another model, or a share that is left over."""
+        if record.phase is Phase.LEFT:
+            return ""
+        left = service.predictor.get(_PERCENT)
+        if left not in (None, 100) and left != record.stable.get(_PERCENT):
+            return f"its {_PERCENT} is {left}"
+        return served_instead(service, record)
+
+    def deployments(self, service: Service, record: Record) -> tuple[str, ...]:
+        """None: Knative sizes each revision by its own requests."""
+        return ()
+
+    def refusal(self, record: Record) -> str:
+        """Any share goes."""
+        return ""
 
     def revisions(self, service: Service, record: Record) -> tuple[Revision, Revision]:
         """Each with its revision's label, and the address of its tag where it has one."""

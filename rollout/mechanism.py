@@ -63,6 +63,18 @@ class Mechanism(Protocol):
     def observe(self, service: Service, record: Record) -> Observed:
         """What KServe reports."""
 
+    def took_over(self, service: Service, record: Record) -> bool:
+        """Whether the canary is the stable predictor by now, so that taking it back would leave nothing."""
+
+    def contradiction(self, service: Service, record: Record) -> str:
+        """How the spec contradicts the end that the record tells of; empty where it doesn't."""
+
+    def deployments(self, service: Service, record: Record) -> tuple[str, ...]:
+        """The stable Deployment and the canary's, where it is the rollout that sizes the canary."""
+
+    def refusal(self, record: Record) -> str:
+        """Why the canary can't have the record's share; empty if it can."""
+
     def revisions(self, service: Service, record: Record) -> tuple[Revision, Revision]:
         """The stable one and the canary, as judges need them."""
 
@@ -92,6 +104,17 @@ def with_model(predictor: Spec, model: str) -> Spec:
     if "storageUri" not in found:
         raise UnsuitableService("the predictor has no model.storageUri, which is what a rollout changes")
     return {**predictor, "model": {**found, "storageUri": model}}
+
+
+def served_instead(service: Service, record: Record) -> str:
+    """Which model the spec has instead of the one that the record's end tells of; empty if it is that."""
+    expected = record.canary if record.phase is Phase.PROMOTED else record.stable
+    found, wanted = (_model_of(predictor) for predictor in (service.predictor, expected))
+    return "" if found == wanted else f"the service's predictor has the model {found}, not {wanted}"
+
+
+def _model_of(predictor: Spec) -> str:
+    return str((predictor.get("model") or {}).get("storageUri", "unknown"))
 
 
 def load_failure(status: dict[str, Any] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rollout.verdict import Revision
@@ -27,8 +28,17 @@ class PodUnreachable(OSError):
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
+class PodStatus:
+    """What the cluster says of a pod; `restarts` are its containers', all together."""
+
+    name: str
+    ready: bool
+    restarts: int
+
+
 class Pods:
-    """Pods of revisions, over the core API. Needs `list` on pods, and `get` and `create` on pods/proxy.
+    """Pods of revisions, over the core API. Needs `list` on pods, and on pods/proxy `get`, to ask `create`.
 
     Args:
         api: connects to the cluster.
@@ -45,9 +55,20 @@ class Pods:
         Raises:
             PodUnreachable: the API server doesn't tell.
         """
+        return [pod.name for pod in self.of(revision) if pod.ready]
+
+    def of(self, revision: Revision) -> list[PodStatus]:
+        """A revision's pods, ready or not.
+
+        Raises:
+            PodUnreachable: the API server doesn't tell.
+        """
         path = f"/api/v1/namespaces/{revision.namespace}/pods"
         pods = json.loads(self._call("GET", path, query=[("labelSelector", revision.pod_selector)]))
-        return [pod["metadata"]["name"] for pod in pods.get("items", []) if _is_ready(pod)]
+        return [
+            PodStatus(pod["metadata"]["name"], _is_ready(pod), _restarts(pod))
+            for pod in pods.get("items", [])
+        ]
 
     def get(self, namespace: str, pod: str, path: str) -> str:
         """The body of `GET /path` on a pod.
@@ -101,3 +122,8 @@ class Pods:
 def _is_ready(pod: dict[str, Any]) -> bool:
     conditions = pod.get("status", {}).get("conditions", [])
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+
+
+def _restarts(pod: dict[str, Any]) -> int:
+    containers = pod.get("status", {}).get("containerStatuses") or []
+    return sum(int(container.get("restartCount", 0)) for container in containers)

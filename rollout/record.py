@@ -74,6 +74,7 @@ class Record:
         before: digest of the service's spec before the last change by the rollout.
         after: digest of the spec that this change makes. Any other spec is somebody else's.
         judging: the options of the judges.
+        replicas: how many served when the canary got its share, where the rollout sizes the canary; else 0.
     """
 
     number: int
@@ -92,6 +93,7 @@ class Record:
     started_by: str
     started_at: str
     judging: dict[str, Any] = field(default_factory=dict)
+    replicas: int = 0
 
     def to_json(self) -> str:
         """The annotation's text."""

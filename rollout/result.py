@@ -48,6 +48,7 @@ class Snapshot:
         verdict: of the present step, if one was given.
         elapsed_s: seconds since the canary got this step's traffic; None before.
         last: the newest entry of the history.
+        unreachable: why nothing newer is known; empty while the cluster answers.
     """
 
     namespace: str
@@ -58,6 +59,7 @@ class Snapshot:
     verdict: Verdict | None = None
     elapsed_s: float | None = None
     last: Entry | None = None
+    unreachable: str = ""
 
 
 @dataclass(frozen=True, slots=True)

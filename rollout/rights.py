@@ -45,17 +45,28 @@ ROUTES = (
         named="{}-predictor",
     ),
 )
+# Canaries in Standard mode have the replicas that the rollout gives them.
+REPLICAS = (Right("get", "deployments", "apps", "to size the canary by what serves", "status"),)
 # Asking pods through the API server: their metrics, and prompts for the quality gate.
-PODS = (
-    Right("list", "pods", "", "to find each revision's pods"),
-    Right("get", "pods", "", "to read the pods' metrics", "proxy"),
-    Right("create", "pods", "", "to send the golden prompts", "proxy"),
-)
+LIST_PODS = (Right("list", "pods", "", "to find each revision's pods"),)
+METRICS = (Right("get", "pods", "", "to read the pods' metrics", "proxy"),)
+GOLDEN = (Right("create", "pods", "", "to send the golden prompts", "proxy"),)
 # Without it `history` knows what the annotations say.
 HISTORY = (Right("list", "events", "", "to read what Events tell of earlier rollouts"),)
-ALL = SERVICE + ROUTES + PODS + HISTORY
+ALL = SERVICE + ROUTES + REPLICAS + LIST_PODS + METRICS + GOLDEN + HISTORY
 
 
-def needed(mode: Mode, *, pods: bool) -> tuple[Right, ...]:
-    """The rights for a rollout in one mode; `pods` says whether judges ask pods directly."""
-    return SERVICE + (ROUTES if mode is Mode.STANDARD else ()) + (PODS if pods else ())
+def needed(mode: Mode, *, metrics: bool = False, golden: bool = False) -> tuple[Right, ...]:
+    """The rights for a rollout in one mode.
+
+    Args:
+        metrics: whether the pods' metrics are read through the API server.
+        golden: whether the golden set is sent so.
+    """
+    return (
+        SERVICE
+        + (ROUTES + REPLICAS if mode is Mode.STANDARD else ())
+        + (LIST_PODS if metrics or golden else ())
+        + (METRICS if metrics else ())
+        + (GOLDEN if golden else ())
+    )

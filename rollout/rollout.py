@@ -12,7 +12,7 @@ from rollout import rights
 from rollout.cluster import Cluster
 from rollout.driver import Driver
 from rollout.errors import NoRollout, NotPossibleNow, RolloutInProgress, UnsuitableService
-from rollout.judging import Judging
+from rollout.judging import PODS, Judging
 from rollout.mechanism import mode_of
 from rollout.plan import Plan
 from rollout.record import Entry, Mode, Phase, Record, merged, now, read_history
@@ -66,16 +66,26 @@ class Rollout:
             UnsuitableService: no rollout can start from the service as it is.
             ForeignChange: somebody else changed the service meanwhile.
         """
-        plan, judging = plan or Plan(), judging or Judging()
+        plan, judging = plan or Plan(), (judging or Judging()).signed()
         state = self._track.look()
         mode = mode_of(state.service)
         self._cluster.demand(self._rights(mode, judging), self._name)
-        self._driver.prepare(judging)
+        self._driver.prepare(judging, plan)
         record = self._first_record(state, mode, model, plan, judging)
         self._check_route(mode)
-        state = self._track.move(state, record, "start")
-        self._cluster.event(state.service, "RolloutStarted", f"canary of {model} by {record.started_by}")
-        return self._driver.drive()
+        notices = () if self._own_judges else judging.notices(plan)
+
+        def begin(found: State) -> State:
+            if found.record is not None and _same(found.record, record):
+                return found
+            if found.record is not None and found.record.phase.active:
+                raise RolloutInProgress(_in_progress(found.service, found.record))
+            found = self._track.move(State(found.service, found.record), record, "start", *notices)
+            text = f"canary of {model} by {record.started_by}"
+            self._cluster.event(found.service, "RolloutStarted", ": ".join((text, *notices)))
+            return found
+
+        return self._driver.drive(begin)
 
     def preview(self, model: str, plan: Plan | None = None, judging: Judging | None = None) -> Preview:
         """What `start` would do. Nothing is changed, and the API server has checked the patch.
@@ -95,21 +105,29 @@ class Rollout:
         difference = _diff(record.stable, record.canary)
         return Preview(patch, difference, tuple(f"{right}: {right.why}" for right in missing))
 
-    def resume(self) -> Result:
+    def resume(self, *, golden: str | None = None, reports: str | None = None) -> Result:
         """Go on with a rollout that was paused, or whose command ended, and wait for the end.
+
+        Args:
+            golden, reports: where the golden set lies and the reports go on this machine; None takes the
+                paths that the rollout was started with.
 
         Raises:
             NoRollout: there is none to go on with.
             ForeignChange: somebody else changed the service meanwhile.
         """
         state = self._active()
-        judging = Judging(**state.known.judging)
+        judging = Judging(**state.known.judging).here(golden, reports)
         self._cluster.demand(self._rights(state.known.mode, judging), self._name)
-        self._driver.prepare(judging)
-        state = self._track.complete(state)
-        if state.known.paused:
-            self._track.note(state, replace(state.known, paused=""), "resume")
-        return self._driver.drive()
+        self._driver.prepare(judging, state.known.plan)
+
+        def begin(found: State) -> State:
+            if not found.known.paused:
+                return found
+            found = self._track.complete(found)
+            return self._track.note(found, replace(found.known, paused=""), "resume")
+
+        return self._driver.drive(begin)
 
     def status(self) -> Snapshot:
         """The rollout now."""
@@ -125,6 +143,8 @@ class Rollout:
         following = state.known.plan.after(state.known.percent)
         if following is None:
             state = self._driver.begin_promotion(state, "by hand")
+        elif refusal := self._driver.refusal(state, following):
+            raise NotPossibleNow(refusal)
         else:
             state = self._driver.step(state, following, "by hand")
         return self._driver.snapshot(state)
@@ -144,11 +164,14 @@ class Rollout:
         Raises:
             NoRollout, NotPossibleNow, ForeignChange: it can't be done; the message says why.
         """
-        state = self._active()
-        if state.known.phase is Phase.PROMOTING:
-            return self._driver.drive()
-        self._driver.begin_promotion(self._ready_canary(), "by hand")
-        return self._driver.drive()
+        self._active()
+
+        def begin(found: State) -> State:
+            if found.known.phase in (Phase.PROMOTING, Phase.PROMOTED):
+                return found
+            return self._driver.begin_promotion(self._ready_canary(), "by hand")
+
+        return self._driver.drive(begin)
 
     def rollback(self, reason: str = "by hand", *, leave: bool = False) -> Result:
         """Take the traffic away from the canary, remove it, and wait until the service is as before.
@@ -165,6 +188,11 @@ class Rollout:
         state = self._track.look()
         record = state.known
         if record.phase is Phase.ROLLED_BACK:
+            if record.model == _model(state.service.predictor):
+                raise NoRollout(
+                    f"the rollout of {record.model} was rolled back, and {self._name} serves it all the "
+                    "same: somebody has set it since. Start a rollout of the model that it is to have"
+                )
             return Result(Outcome.ROLLED_BACK, record.model, 0, ("it was rolled back before",))
         if not record.phase.active:
             raise NoRollout(
@@ -175,8 +203,11 @@ class Rollout:
             left = replace(record, phase=Phase.LEFT, paused="")
             self._track.note(state, left, "leave", reason)
             return Result(Outcome.LEFT, record.model, record.percent, (reason,))
-        self._driver.begin_rollback(state, reason)
-        return self._driver.drive()
+
+        def begin(found: State) -> State:
+            return self._driver.begin_rollback(found, reason) if found.known.phase.active else found
+
+        return self._driver.drive(begin)
 
     def history(self) -> tuple[Entry, ...]:
         """What happened to the service's rollouts and who did it, oldest first.
@@ -232,7 +263,9 @@ class Rollout:
 
     def _rights(self, mode: Mode, judging: Judging) -> tuple[Right, ...]:
         """What is needed; judges that were handed in see to their own."""
-        return rights.needed(mode, pods=judging.asks_pods and not self._own_judges)
+        if self._own_judges:
+            return rights.needed(mode)
+        return rights.needed(mode, metrics=judging.metrics == PODS, golden=judging.golden is not None)
 
     def _check_route(self, mode: Mode) -> None:
         if mode is Mode.STANDARD and not self._cluster.route_exists(f"{self._name}-predictor"):
@@ -255,6 +288,16 @@ class Rollout:
         if not state.mechanism.observe(state.service, state.known).ready:
             raise NotPossibleNow("the canary is not ready, so it can't take traffic; see rollout status")
         return state
+
+
+def _same(one: Record, other: Record) -> bool:
+    """Whether two records are of one rollout."""
+    return (one.number, one.started_by, one.started_at, one.model) == (
+        other.number,
+        other.started_by,
+        other.started_at,
+        other.model,
+    )
 
 
 def _number(state: State) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from rollout.errors import UnsuitableService
-from rollout.mechanism import Observed, load_failure, with_model
+from rollout.mechanism import Observed, load_failure, served_instead, with_model
 from rollout.record import Phase, Record
 from rollout.service import Service, Spec
 from rollout.verdict import Revision
@@ -93,6 +93,35 @@ class Standard:
         share = 100 if record.phase in (Phase.PROMOTING, Phase.PROMOTED) else 0
         return Observed(share if settled else None, settled, settled, "", revision)
 
+    def took_over(self, service: Service, record: Record) -> bool:
+        """Whether the predictor has the canary's name, which hands its pods over; edited or not."""
+        return service.predictor.get("name") == _name(record)
+
+    def contradiction(self, service: Service, record: Record) -> str:
+        """Another model, or a canary that is left over."""
+        if record.phase is Phase.LEFT:
+            return ""
+        canaries = [found["predictor"].get("name") for found in service.spec.get("canary") or []]
+        if _name(record) in canaries:
+            return f"{_name(record)} is still in its spec.canary"
+        return served_instead(service, record)
+
+    def deployments(self, service: Service, record: Record) -> tuple[str, ...]:
+        """Both: KServe has no autoscaler for a canary."""
+        return record.stable_revision, _deployment(service.name, _name(record))
+
+    def refusal(self, record: Record) -> str:
+        """KServe allows a canary no more replicas than the stable predictor's `minReplicas`."""
+        most = max(1, int(record.stable.get("minReplicas", 1)))
+        needed = _replicas(record)
+        if needed <= most:
+            return ""
+        return (
+            f"at {record.percent}% the canary needs {needed} of the {record.replicas} replicas that serve "
+            f"now, and KServe allows it no more than the predictor's minReplicas, {most}. End the rollout, "
+            f"set minReplicas to {record.replicas} or more and start again, or resume at less traffic"
+        )
+
     def revisions(self, service: Service, record: Record) -> tuple[Revision, Revision]:
         """Each with its pods' label; without a URL, since Services are reached inside the cluster only."""
         return (
@@ -114,9 +143,14 @@ def _entry(record: Record) -> Spec:
     predictor = {key: value for key, value in record.canary.items() if key not in _NOT_IN_A_CANARY}
     # The CRD demands the container's name here, and the webhook forbids it in the stable predictor.
     predictor["model"] = {**predictor["model"], "name": _CONTAINER}
-    stable = record.stable.get("minReplicas", 1)
-    predictor["minReplicas"] = max(1, math.ceil(stable * record.percent / 100))
+    predictor["minReplicas"] = _replicas(record)
     return {"predictor": predictor, "trafficPercent": record.percent}
+
+
+def _replicas(record: Record) -> int:
+    """The canary's, by its share of what serves; at least of what always serves."""
+    serving = max(record.replicas, int(record.stable.get("minReplicas", 1)))
+    return max(1, math.ceil(serving * record.percent / 100))
 
 
 def _revision(service: Service, deployment: str, percent: int) -> Revision:

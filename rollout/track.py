@@ -103,7 +103,9 @@ class Track:
     def note(self, state: State, record: Record, action: str = "", *reasons: str) -> State:
         """Change the record alone. Without an action the history keeps silent."""
         entry = self._entry(record, action, reasons) if action else None
-        return self._retry(state, lambda current: self._write(current, record, entry), over_foreign=True)
+        return self._retry(
+            state, lambda current: self._write(current, record, entry), [record], over_foreign=True
+        )
 
     def complete(self, state: State) -> State:
         """Make the change that the record announces, unless it is made already.
@@ -123,7 +125,7 @@ class Track:
             try:
                 state = State(self.cluster.patch_spec(state.service, patch), record)
             except Conflict:
-                state = self._again(state)
+                state = self._again(state, state.record)
                 continue
             if digest(state.service.spec) != record.after:
                 # A webhook that answers a dry run differently: what it made of our patch counts.
@@ -138,11 +140,13 @@ class Track:
                 self.cluster.patch_spec(current.service, patch, dry_run=True) if patch else current.service
             )
             announced = replace(record, before=digest(current.service.spec), after=digest(planned.spec))
+            written.append(announced)
             return self._write(current, announced, entry)
 
+        written: list[Record] = []
         if state.record is not None and state.record.phase.active and state.foreign and not over_foreign:
             raise ForeignChange(foreign_change(state))
-        return self._retry(state, write, over_foreign=over_foreign)
+        return self._retry(state, write, written, over_foreign=over_foreign)
 
     def _write(self, state: State, record: Record, entry: Entry | None) -> State:
         annotations = {RECORD: record.to_json()}
@@ -150,22 +154,33 @@ class Track:
             annotations[HISTORY] = write_history((*read_history(state.service.annotations), entry))
         return State(self.cluster.patch_annotations(state.service, annotations), record)
 
-    def _retry(self, state: State, write: Callable[[State], State], *, over_foreign: bool) -> State:
+    def _retry(
+        self, state: State, write: Callable[[State], State], written: list[Record], *, over_foreign: bool
+    ) -> State:
+        """Write a record; `written` are those that it may be, the newest last."""
         for _ in range(_TRIES):
             try:
                 return write(state)
             except Conflict:
-                state = self._again(state, over_foreign=over_foreign)
+                sent = written[-1] if written else None
+                state = self._again(state, sent, over_foreign=over_foreign)
+                if sent is not None and state.record == sent:
+                    return state  # It was carried out, and the answer lost.
         raise RolloutError(f"{self._name} changes too fast to be patched; try again")
 
-    def _again(self, state: State, *, over_foreign: bool = False) -> State:
-        """The service as it is now, if what was decided on it still holds; KServe writes its status often."""
+    def _again(self, state: State, sent: Record | None, *, over_foreign: bool = False) -> State:
+        """The service as it is now, if what was decided on it still holds; KServe writes its status often.
+
+        Args:
+            sent: a record that we may have written without learning of it.
+        """
         fresh = self.look()
-        if fresh.record != state.record:
+        if fresh.record != state.record and (sent is None or fresh.record != sent):
             raise Superseded(
                 f"another command has moved the rollout of {self._name} meanwhile; look at its status"
             )
-        if digest(fresh.service.spec) != digest(state.service.spec) and not over_foreign:
+        ours = {digest(state.service.spec), *([sent.after] if sent else [])}
+        if digest(fresh.service.spec) not in ours and not over_foreign:
             raise ForeignChange(foreign_change(fresh))
         return fresh
 
@@ -223,5 +238,6 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:
-        raise KeyboardInterrupt
+        # However the move ended: an interrupt is not swallowed because another command was faster.
+        if received:
+            raise KeyboardInterrupt

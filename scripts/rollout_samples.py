@@ -1,56 +1,44 @@
-"""How many requests the rollout's sequential test takes, by simulation; prints docs/rollouts.md's table.
+"""Simulates rollouts and prints the table of docs/rollouts.md; the model is in tests/rollout/queueing.py.
 
-python scripts/rollout_samples.py
+python scripts/rollout_samples.py [RUNS] [PART OF A NAME ...]
 """
 
 from __future__ import annotations
 
-import math
 import statistics
+import sys
+from collections import Counter
+from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "rollout"))
 
-from rollout.analysis.limits import Limits
-from rollout.analysis.measures import FAR_BEYOND
-from rollout.analysis.sequential import Claim, Counts, Pair, RateLimit, log_evidence
+from scenarios import BAD_ONES, GOOD_ONES
+from simulated_rollout import rollouts
 
-RUNS = 200
-MOST = 1000
-LIMITS = Limits()
-FIGURES = 4
+from rollout.result import Outcome
 
-
-def run(rates: tuple[float, float], per_canary: int, seed: int) -> tuple[str, float]:
-    """One step: what is decided, and after how many of the canary's requests."""
-    generator = np.random.default_rng(seed)
-    assert LIMITS.error_rate is not None
-    keep = RateLimit(LIMITS.error_rate.ratio, LIMITS.error_rate.plus)
-    far = RateLimit(keep.ratio, keep.plus + FAR_BEYOND)
-    past, worse, fine = Pair(), 0.0, 0.0
-    while past.canary.total < MOST:
-        totals = 4 * per_canary, 4
-        block = Pair(*(Counts(generator.binomial(n, p), n) for n, p in zip(totals, rates, strict=True)))
-        worse += log_evidence(keep, Claim.KEPT, past, block)
-        fine += log_evidence(far, Claim.BROKEN, past, block)
-        past = past + block
-        if past.canary.total < LIMITS.least_requests:
-            continue
-        if worse >= math.log(FIGURES / LIMITS.roll_back_risk):
-            return "rolled back", past.canary.total
-        if fine >= -math.log(LIMITS.proceed_risk):
-            return "passed", past.canary.total
-    return "passed", MOST
+SEED = 2026
 
 
 def main() -> None:
-    print("| errors, stable | errors, canary | stable per canary's | rolled back | median requests |")
-    print("| --- | --- | --- | --- | --- |")
-    for rates in ((0.0, 0.0), (0.01, 0.01), (0.01, 0.02), (0.0, 0.05), (0.0, 0.1), (0.0, 0.3), (0.0, 1.0)):
-        for per_canary in (1, 19):
-            results = [run(rates, per_canary, seed) for seed in range(RUNS)]
-            share = sum(what == "rolled back" for what, _ in results) / RUNS
-            median = statistics.median(count for _, count in results)
-            print(f"| {rates[0]:.0%} | {rates[1]:.0%} | {per_canary} | {share:.1%} | {median:.0f} |")
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    wanted = sys.argv[2:] or [""]
+    print("| canary and service | runs | rolled back | promoted | undecided | canary's requests, by step |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for scenario in GOOD_ONES + BAD_ONES:
+        if not any(part in scenario.name for part in wanted):
+            continue
+        ended = list(rollouts(scenario.service, scenario.canary, runs, SEED))
+        outcomes = Counter(one.outcome for one in ended)
+        shares = [
+            f"{outcomes[o] / runs:.1%}" for o in (Outcome.ROLLED_BACK, Outcome.PROMOTED, Outcome.PAUSED)
+        ]
+        steps = []
+        for percent in scenario.service.steps:
+            counts = [one.requests[percent] for one in ended if percent in one.requests]
+            if len(counts) >= runs / 4:
+                steps.append(f"{percent}%: {statistics.median(counts):,.0f}")
+        print(f"| {scenario.name} | {runs} | {' | '.join(shares)} | {', '.join(steps)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ class EngineStats:
         preemptions: sequences that gave up their place.
         running_adapters, waiting_adapters: names of the adapters that running and waiting sequences use.
         drafted_tokens, accepted_tokens: guessed by speculative decoding, and kept.
+        unanswered: seconds that each request has waited that has no token yet.
     """
 
     running: int = 0
@@ -155,6 +156,7 @@ class EngineStats:
     waiting_adapters: tuple[str, ...] = ()
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    unanswered: tuple[float, ...] = ()
 
     def at_the_end(self) -> EngineStats:
         """The same totals, and nothing that runs, waits or takes memory."""
@@ -167,4 +169,5 @@ class EngineStats:
             host_cache_bytes=0,
             running_adapters=(),
             waiting_adapters=(),
+            unanswered=(),
         )

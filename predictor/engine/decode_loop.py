@@ -27,7 +27,7 @@ from predictor.engine.pacing import PrefillPacer
 from predictor.engine.pooler import Pooler
 from predictor.engine.request import FinishReason
 from predictor.engine.scheduler import Chunk, Scheduler
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Sequence, unanswered_waits
 from predictor.engine.step_cost import StepCost
 from predictor.engine.stream import Outbox
 from predictor.errors import EngineFailure
@@ -163,6 +163,8 @@ class DecodeLoop:
             waiting_adapters=self._adapters_of(scheduler.waiting),
             drafted_tokens=self._speculator.drafted_tokens if self._speculator else 0,
             accepted_tokens=self._speculator.accepted_tokens if self._speculator else 0,
+            # A copy first, since the decode thread goes on.
+            unanswered=unanswered_waits(list(self._jobs)),
         )
 
     def _adapters_of(self, sequences: Iterable[Sequence]) -> tuple[str, ...]:

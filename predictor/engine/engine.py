@@ -26,7 +26,7 @@ from predictor.engine.observer import EngineObserver, GuardedObserver, NoObserve
 from predictor.engine.prefix_saver import PrefixSaver
 from predictor.engine.request import Request
 from predictor.engine.request_checks import RequestChecks
-from predictor.engine.sequence import Sequence
+from predictor.engine.sequence import Sequence, unanswered_waits
 from predictor.engine.special_tokens import Segment
 from predictor.engine.stream import TokenStream
 from predictor.engine.vocabulary import Vocabulary
@@ -116,8 +116,9 @@ class Engine:
         """Figures at this moment."""
         stats = self._loop.stats()
         with self._wake:
-            arriving = sum(start for _, start in self._inbox)
-        return replace(stats, waiting=stats.waiting + arriving)
+            arriving = [job.sequence for job, start in self._inbox if start]
+        waits = unanswered_waits(arriving)
+        return replace(stats, waiting=stats.waiting + len(arriving), unanswered=stats.unanswered + waits)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of a text; see `Model.tokenize`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
@@ -78,3 +79,9 @@ class Sequence:
         start = self.admitted_size or len(self.tokens)
         most = len(self.request.prompt) + self.max_tokens
         return max(len(self.tokens), min(most, start + EXPECTED_OUTPUT_TOKENS))
+
+
+def unanswered_waits(sequences: Iterable[Sequence]) -> tuple[float, ...]:
+    """Seconds that those have waited that have no token yet."""
+    now = time.monotonic()
+    return tuple(now - sequence.arrived for sequence in sequences if not sequence.first_token)

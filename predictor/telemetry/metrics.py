@@ -6,14 +6,20 @@ docs/metrics.md lists them all, and a test compares that list with a running ser
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from predictor.engine.config import EngineStats
 from predictor.engine.sequence import Sequence
@@ -22,11 +28,17 @@ from predictor.telemetry.finished import FINISHED_REASONS, FinishedRequest
 PREFIX = "kserve_llamacpp_"
 REFUSALS = ("queue_full", "loading", "shutting_down", "invalid", "unauthenticated", "rate_limited")
 
+# Ten bounds a decade where revisions are compared: coarser ones hide a latency that is half as long again.
+_DECADE = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+
+
+def _decades(first: int, last: int) -> tuple[float, ...]:
+    return tuple(round(step * 10.0**power, 9) for power in range(first, last) for step in _DECADE)
+
+
 # Small models on a CPU give a token in 2 to 20 ms, large ones in up to a second.
-TOKEN_SECONDS = (
-    *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075),
-    *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
-)
+TOKEN_SECONDS = (*_decades(-3, 1), 10.0)
+WAIT_SECONDS = (0.005, *_decades(-2, 2), 100.0, 120.0, 180.0, 300.0, 600.0, 1800.0, 3600.0)
 REQUEST_SECONDS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0),
     *(60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
@@ -71,11 +83,23 @@ class EngineMetrics:
         def counter(name: str, text: str, label: str) -> Counter:
             return Counter(PREFIX + name, text, ["model_name", label], registry=registry)
 
-        self._first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.")
+        self._first_token = histogram(
+            "time_to_first_token_seconds", "From arrival to the first token.", WAIT_SECONDS
+        )
         self._token_gap = histogram("inter_token_latency_seconds", "Between two tokens.", TOKEN_SECONDS)
         self._total = histogram("e2e_request_latency_seconds", "From arrival to the end.")
-        self._queue = histogram("request_queue_time_seconds", "From arrival to admission.")
-        self._prefill = histogram("request_prefill_time_seconds", "From admission to the first token.")
+        unanswered = Histogram(
+            PREFIX + "ended_unanswered_wait_seconds",
+            "From arrival to the end of requests that ended without a token.",
+            ["model_name", "finished_reason"],
+            buckets=WAIT_SECONDS,
+            registry=registry,
+        )
+        self._unanswered = {reason: unanswered.labels(model_name, reason) for reason in ("abort", "error")}
+        self._queue = histogram("request_queue_time_seconds", "From arrival to admission.", WAIT_SECONDS)
+        self._prefill = histogram(
+            "request_prefill_time_seconds", "From admission to the first token.", WAIT_SECONDS
+        )
         self._decode = histogram("request_decode_time_seconds", "From the first token to the last.")
         self._prompt_tokens = Counter(
             PREFIX + "prompt_tokens", "Prompt tokens of started requests.", ["model_name"], registry=registry
@@ -99,10 +123,17 @@ class EngineMetrics:
         self._prompt_tokens.inc(len(sequence.request.prompt))
 
     def finished(self, request: FinishedRequest) -> None:
-        """Count a request's end; its times too, unless it was cut short."""
+        """Count a request's end; its times too, unless it was cut short.
+
+        An answer without tokens, such as an embedding, counts as a first token.
+        """
         self._finished[request.reason].inc()
         if request.reason in ("abort", "error"):
+            if request.time_to_first_token is None:
+                self._unanswered[request.reason].observe(request.total)
             return
+        if request.time_to_first_token is None:  # an embedding or a score
+            self._first_token.observe(request.total)
         self._total.observe(request.total)
         self._queue.observe(request.queue)
         self._prefill.observe(request.prefill or 0.0)
@@ -133,6 +164,7 @@ class EngineStatsCollector(Collector):
         usage = stats.kv_pinned / stats.kv_capacity if stats.kv_capacity else 0.0
         yield self._gauge("num_requests_running", "Requests in the batch.", stats.running)
         yield self._gauge("num_requests_waiting", "Requests in the queue.", stats.waiting)
+        yield self._unanswered(stats.unanswered)
         yield self._gauge(
             "kv_cache_usage_perc", "Share of the KV cache that running requests use, 0 to 1.", usage
         )
@@ -159,6 +191,18 @@ class EngineStatsCollector(Collector):
         yield self._counter("engine_decode_seconds", "Time inside llama_decode.", stats.decode_seconds)
         yield self._counter("engine_step_seconds", "Time of whole steps.", stats.step_seconds)
         yield self._lora_requests(stats)
+
+    def _unanswered(self, waits: tuple[float, ...]) -> Metric:
+        """By how long they have waited, as in a histogram; a gauge, since requests leave it again."""
+        family = GaugeMetricFamily(
+            PREFIX + "num_requests_unanswered",
+            "Requests without a token yet that have waited for at most `le` seconds.",
+            labels=["model_name", "le"],
+        )
+        for bound in (*WAIT_SECONDS, math.inf):
+            le = floatToGoString(bound)  # type: ignore[no-untyped-call]
+            family.add_metric([self._name, le], sum(wait <= bound for wait in waits))
+        return family
 
     def _lora_requests(self, stats: EngineStats) -> Metric:
         labels = ["model_name", "max_lora", "running_lora_adapters", "waiting_lora_adapters"]

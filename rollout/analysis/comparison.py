@@ -3,69 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from rollout.analysis.counters import Counters
+from rollout.analysis.dispersion import LEAST_BLOCKS
 from rollout.analysis.limits import Limits
-from rollout.analysis.measures import Measure, measures
-from rollout.analysis.sequential import Claim, Pair, RateLimit, log_evidence
+from rollout.analysis.measure_test import MeasureTest
+from rollout.analysis.measures import QUANTILE
+from rollout.analysis.sequential import Claim
 from rollout.verdict import Decision, Figure, Verdict
 
+# Waits depend on each other for as long as a queue takes to empty, which is longer the longer they are. No
+# decision on a 95th percentile before so many times its length.
+MANY_TIMES = 60.0
+# Pods with more to do than the stable revision's ever had may be slower without being worse.
+MOST_LOAD = 1.1
 
-@dataclass(slots=True)
-class MeasureTest:
-    """The sequential test of one measure.
 
-    Attributes:
-        against_kept: most evidence so far, as a natural logarithm, that the limit is not kept.
-        against_far: the same that the canary is not far beyond it.
-        past: bad requests and all, judged by the limits that held when they came.
-    """
-
-    measure: Measure
-    against_kept: float = 0.0
-    against_far: float = 0.0
-    past: Pair = field(default_factory=Pair)
-    _kept: float = 0.0
-    _far: float = 0.0
-    _seen: tuple[Counters, Counters] = (Counters(), Counters())
-    _pending: tuple[Counters, Counters] = (Counters(), Counters())
-
-    def add(self, stable: Counters, canary: Counters, reference: Counters | None) -> None:
-        """Take in what was counted since the last call.
-
-        Args:
-            stable, canary: new counts of the two revisions.
-            reference: the stable revision's counts of an earlier step, where it gets no requests in this one.
-        """
-        self._pending = self._pending[0] + stable, self._pending[1] + canary
-        threshold = self.measure.threshold(self._seen[0] if reference is None else reference)
-        if threshold is None:
-            self._close_block()
-            return
-        block = self._pair(self._pending, threshold)
-        # A block has both revisions' requests in it, else a relative limit gets no evidence from it.
-        if not block.canary.total or (reference is None and not block.stable.total):
-            return
-        past = self._pair(self._seen, threshold)
-        keep, far = self.measure.rate_limit(), self.measure.far_limit()
-        if reference is not None:
-            rate = self.measure.counts(reference, threshold).rate or 0.0
-            keep, far = (RateLimit(0.0, limit.at(rate)) for limit in (keep, far))
-            past, block = Pair(canary=past.canary), Pair(canary=block.canary)
-        self._kept += log_evidence(keep, Claim.KEPT, past, block)
-        self._far += log_evidence(far, Claim.BROKEN, past, block)
-        self.against_kept = max(self.against_kept, self._kept)
-        self.against_far = max(self.against_far, self._far)
-        self.past = self.past + block
-        self._close_block()
-
-    def _close_block(self) -> None:
-        self._seen = self._seen[0] + self._pending[0], self._seen[1] + self._pending[1]
-        self._pending = Counters(), Counters()
-
-    def _pair(self, counters: tuple[Counters, Counters], threshold: float) -> Pair:
-        return Pair(*(self.measure.counts(one, threshold) for one in counters))
+def load(counters: Counters) -> float:
+    """Requests that arrived, per pod and second."""
+    return counters.waited.count / counters.pod_seconds if counters.pod_seconds else 0.0
 
 
 @dataclass(slots=True)
@@ -74,85 +32,135 @@ class Comparison:
 
     Attributes:
         limits: what the canary is held to.
-        reference: the stable revision's counts of an earlier step, where it gets no requests in this one. A
-            figure whose limit can't be told from it is not tested.
+        steps: how many steps the rollout has; the risk of a false alarm is divided among them.
+        tests: one for each measure.
         stable, canary: everything counted in this step.
     """
 
     limits: Limits
-    reference: Counters | None = None
+    steps: int
+    tests: Sequence[MeasureTest]
     stable: Counters = field(default_factory=Counters)
     canary: Counters = field(default_factory=Counters)
-    tests: list[MeasureTest] = field(init=False)
+    waiting: tuple[float, float] = (0.0, 0.0)
+    seconds: float = 0.0
 
-    def __post_init__(self) -> None:
-        tested = measures(self.limits)
-        if self.reference is not None:
-            tested = [measure for measure in tested if measure.threshold(self.reference) is not None]
-        self.tests = [MeasureTest(measure) for measure in tested]
+    def add(
+        self,
+        stable: Counters,
+        canary: Counters,
+        seconds: float,
+        waiting: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Take in what was counted since the last call.
 
-    def add(self, stable: Counters, canary: Counters) -> None:
-        """Take in what was counted since the last call."""
-        self.stable = replace(self.stable + stable, waiting=stable.waiting)
-        self.canary = replace(self.canary + canary, waiting=canary.waiting)
+        Args:
+            stable, canary: new counts of the two revisions.
+            seconds: how long the step lasts by now.
+            waiting: the mean length of both queues now.
+        """
+        self.stable, self.canary = self.stable + stable, self.canary + canary
+        self.seconds, self.waiting = seconds, waiting
         for test in self.tests:
-            test.add(stable, canary, self.reference)
+            test.add(stable, canary)
 
-    def verdict(self) -> Verdict:
-        """What the evidence so far says."""
+    def verdict(self, *, is_last: bool = False) -> Verdict:
+        """What the evidence so far says.
+
+        Args:
+            is_last: whether the canary is promoted after this step, which all figures have to be settled for.
+        """
         worse = [self._worse(test) for test in self.tests if self._is_worse(test)]
         if worse:
             return Verdict(Decision.ROLL_BACK, tuple(worse), self._figures())
-        open_ones = [self._open(test) for test in self.tests if not self._is_settled(test)]
+        open_ones = [
+            self._open(test)
+            for test in self.tests
+            if not self._is_missing(test)
+            and (is_last or test.measure.by_requests)
+            and not self._is_settled(test)
+        ]
         if open_ones:
             return Verdict(Decision.WAIT, tuple(open_ones), self._figures())
-        return Verdict(Decision.PROCEED, figures=self._figures())
+        return Verdict(Decision.PROCEED, self._untested(), self._figures())
+
+    def compared(self, test: MeasureTest) -> Counters:
+        """What the canary is compared with."""
+        return self.stable if test.reference_total is None else test.reference_total
 
     def _is_worse(self, test: MeasureTest) -> bool:
-        enough = test.past.canary.total >= self.limits.least_requests
-        return enough and test.against_kept >= self._needed
+        if test.measure.by_requests and (self._is_early(test) or self._has_more_to_do(test)):
+            return False
+        # Every figure may err in every step, so each gets its part of the risk (Bonferroni).
+        needed = math.log(len(self.tests) * self.steps / self.limits.roll_back_risk)
+        return test.evidence(Claim.KEPT, needed) >= needed
 
     def _is_settled(self, test: MeasureTest) -> bool:
-        total = test.past.canary.total
-        if total < self.limits.least_requests:
+        if test.measure.by_requests and self._is_early(test):
             return False
-        return test.against_far >= -math.log(self.limits.proceed_risk) or total >= self.limits.enough_requests
+        needed = -math.log(self.limits.proceed_risk)
+        return test.evidence(Claim.BROKEN, needed) >= needed
 
-    @property
-    def _needed(self) -> float:
-        # Every figure may err, so each gets its part of the risk (Bonferroni).
-        return math.log(len(self.tests) / self.limits.roll_back_risk)
+    def _is_early(self, test: MeasureTest) -> bool:
+        if test.past.canary.total < self.limits.least_requests or test.blocks < LEAST_BLOCKS:
+            return True
+        if not test.measure.from_waiting(self.canary):
+            return False
+        wait = self.compared(test).latency(test.measure.wait).quantile(QUANTILE)
+        return wait is not None and self.seconds < MANY_TIMES * wait
+
+    def _is_missing(self, test: MeasureTest) -> bool:
+        """Whether neither revision has the figure, as one-token answers have no time between tokens."""
+        if test.cannot_be_tested:
+            return True
+        compared = self.compared(test)
+        enough = min(compared.errors.total, self.canary.errors.total) >= self.limits.least_requests
+        seen = test.measure.observed(compared) or test.measure.observed(self.canary)
+        return enough and not seen
+
+    def _has_more_to_do(self, test: MeasureTest) -> bool:
+        """Whether the figure can't be compared, because it grows with what a pod has to do."""
+        busy = load(self.compared(test))
+        grows = test.measure.from_waiting(self.canary) and test.measure.limit.ratio > 0
+        return grows and busy > 0 and load(self.canary) > MOST_LOAD * busy
+
+    def _untested(self) -> tuple[str, ...]:
+        names = ", ".join(test.measure.name for test in self.tests if self._is_missing(test))
+        return (f"not tested, since there is none, or nothing to compare with: {names}",) if names else ()
 
     def _worse(self, test: MeasureTest) -> str:
-        measure, past = test.measure, test.past
+        measure = test.measure
         figure = self._figure(test)
         canary, stable = shown(figure.canary, figure.unit), shown(figure.stable, figure.unit)
-        odds = math.exp(min(test.against_kept, 50))
+        odds = math.exp(min(test.evidence(Claim.KEPT), 50))
         return (
             f"{measure.name}: {canary}, and {stable} on the stable revision; the limit is "
-            f"{measure.limit.text}. Bad by that were {past.canary.bad:.0f} of the canary's "
-            f"{past.canary.total:.0f} requests and {past.stable.bad:.0f} of the stable's "
-            f"{past.stable.total:.0f}: evidence of {odds:,.0f} to 1 that the limit is broken"
+            f"{measure.limit.text}. {test.counted}: evidence of {odds:,.0f} to 1 that the limit is broken"
         )
 
     def _open(self, test: MeasureTest) -> str:
-        total = test.past.canary.total
-        return f"{test.measure.name}: too early to tell after {total:.0f} of the canary's requests"
+        name, total = test.measure.name, test.past.canary.total
+        if not test.measure.by_requests:
+            return f"{name}: too early to tell after {total:.0f} minutes of the canary's pods"
+        text = f"{name}: too early to tell after {total:.0f} of the canary's requests"
+        if self._has_more_to_do(test):
+            times = load(self.canary) / load(self.compared(test))
+            text += f"; its pods get {times:.1f} times as many each as the stable ones, so can't be compared"
+        return text
 
     def _figures(self) -> tuple[Figure, ...]:
         tested = [self._figure(test) for test in self.tests]
-        waiting = Figure("requests waiting", "", self.stable.waiting, self.canary.waiting)
+        waiting = Figure("requests waiting", "", *self.waiting)
         return (*tested, waiting)
 
     def _figure(self, test: MeasureTest) -> Figure:
         measure = test.measure
-        stable = self.stable if self.reference is None else self.reference
         return Figure(
             measure.name,
             measure.unit,
-            measure.value(stable),
+            measure.value(self.compared(test)),
             measure.value(self.canary),
-            measure.value_limit(stable),
+            measure.value_limit(self.compared(test)),
             round(test.past.canary.total),
         )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rollout.analysis.sequential import Counts
@@ -11,58 +13,71 @@ from rollout.analysis.sequential import Counts
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Observations by upper bound.
+    """Observations by upper bound, taken to be spread evenly within a bucket; the lowest begins at 0.
 
     Attributes:
-        cumulative: upper bound to how many observations were at most so large, in order of the bounds; the
-            last bound is infinite.
+        bounds: upper bounds, ascending; the last is infinite.
+        cumulative: how many observations were at most so large.
     """
 
-    cumulative: Mapping[float, float]
+    bounds: tuple[float, ...] = ()
+    cumulative: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, counts: Mapping[float, float]) -> Histogram:
+        """From upper bounds and how many observations were at most so large, in any order."""
+        bounds = sorted(counts)
+        return cls(tuple(bounds), tuple(counts[bound] for bound in bounds))
 
     @property
     def count(self) -> float:
         """All observations."""
-        return self.cumulative.get(math.inf, 0.0)
+        return self.cumulative[-1] if self.cumulative else 0.0
 
     def __add__(self, other: Histogram) -> Histogram:
-        bounds = sorted({*self.cumulative, *other.cumulative})
-        return Histogram({bound: self.up_to(bound) + other.up_to(bound) for bound in bounds})
+        return self._joined(other, operator.add) if self.bounds else other
 
-    def since(self, earlier: Histogram) -> Histogram:
-        """The observations that came after `earlier`; all of them where the process restarted in between."""
-        if self.count < earlier.count:
+    def __sub__(self, other: Histogram) -> Histogram:
+        return self._joined(other, operator.sub)
+
+    def _joined(self, other: Histogram, how: Callable[[float, float], float]) -> Histogram:
+        if self.bounds == other.bounds:
+            return Histogram(self.bounds, tuple(map(how, self.cumulative, other.cumulative)))
+        if not other.bounds:
             return self
-        return Histogram({b: max(0.0, n - earlier.up_to(b)) for b, n in self.cumulative.items()})
+        bounds = tuple(sorted({*self.bounds, *other.bounds}))
+        return Histogram(bounds, tuple(how(self.up_to(b), other.up_to(b)) for b in bounds))
 
-    def up_to(self, bound: float) -> float:
-        """Observations known to be at most `bound`."""
-        return max((n for b, n in self.cumulative.items() if b <= bound), default=0.0)
+    def up_to(self, value: float) -> float:
+        """Observations of at most `value`. Of the infinite bucket's none is taken to be."""
+        index = bisect_left(self.bounds, value)
+        if index == len(self.bounds):
+            return self.count
+        bound, reached = self.bounds[index], self.cumulative[index]
+        if bound == value:
+            return reached
+        low, below = (self.bounds[index - 1], self.cumulative[index - 1]) if index else (0.0, 0.0)
+        return below if math.isinf(bound) else below + (reached - below) * (value - low) / (bound - low)
 
-    def above(self, bound: float) -> Counts:
-        """Observations above `bound`, or above the next bound where it is none of the histogram's."""
-        reached = next((n for b, n in self.cumulative.items() if b >= bound), self.count)
-        return Counts(self.count - reached, self.count)
-
-    def next_bound(self, value: float) -> float:
-        """The smallest upper bound that is at least `value`."""
-        return next((bound for bound in self.cumulative if bound >= value), math.inf)
+    def above(self, value: float) -> Counts:
+        """Observations above `value` among all."""
+        return Counts(self.count - self.up_to(value), self.count)
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile as PromQL's `histogram_quantile` gives it; None without observations.
 
-        Values are taken to be spread evenly within a bucket; the lowest begins at 0. In the infinite bucket
-        it is the highest finite bound. Source: https://prometheus.io/docs/prometheus/latest/querying/functions/
+        In the infinite bucket it is the highest finite bound.
+        Source: https://prometheus.io/docs/prometheus/latest/querying/functions/
         """
         if not self.count:
             return None
         rank = q * self.count
         low, below = 0.0, 0.0
-        for bound, reached in self.cumulative.items():
+        for bound, reached in zip(self.bounds, self.cumulative, strict=True):
             if reached >= rank and reached > below:
                 return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (reached - below)
             low, below = (low if math.isinf(bound) else bound), reached
         return low
 
 
-EMPTY = Histogram({})
+EMPTY = Histogram()

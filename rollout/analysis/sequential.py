@@ -27,7 +27,7 @@ from enum import Enum
 
 # Rates are kept this far from 0 and 1, where the logarithms end.
 _EDGE = 1e-9
-_BISECTIONS = 60
+_BISECTIONS = 40
 
 
 @dataclass(frozen=True, slots=True)

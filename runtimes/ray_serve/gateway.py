@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
@@ -22,7 +22,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from predictor.api.http.errors import grpc_error
 from predictor.api.http.middleware import install_middleware
-from predictor.errors import NotReady, PredictorError, QueueFull, Unavailable
+from predictor.errors import (
+    EngineFailure,
+    NotReady,
+    PredictorError,
+    QueueFull,
+    Unavailable,
+)
 from runtimes.ray_serve.asgi_call import SCOPE_KEYS
 from runtimes.ray_serve.grpc_service import GrpcAnswer
 from runtimes.ray_serve.prefix import prefix_keys
@@ -86,7 +92,7 @@ class Gateway:
 
     async def _answer(self, scope: Scope, body: bytes) -> AsyncIterator[list[Message]]:
         portable = {key: scope[key] for key in SCOPE_KEYS if key in scope}
-        handle = self._next_engine().options(stream=True)
+        handle = self._engine_for(asks_a_model(scope)).options(stream=True)
         async for messages in self._taken(handle.respond.remote(portable, body, prefix=prefix_keys(body))):
             yield messages
 
@@ -113,12 +119,14 @@ class Gateway:
                 first.cancel()
                 stream.cancel()
 
-    def _next_engine(self) -> DeploymentHandle[Any]:
-        return self._engines["canary" if self._split.next_is_canary() else "stable"]
+    def _engine_for(self, is_request: bool) -> DeploymentHandle[Any]:
+        """Where a call goes; what asks no model, such as a probe, isn't divided."""
+        canary = is_request and self._split.next_is_canary()
+        return self._engines["canary" if canary else "stable"]
 
     async def call(self, method: str, request: bytes, context: Any) -> GrpcAnswer:
         """Forward one gRPC call; which replica gets it is decided by load alone."""
-        handle = self._next_engine().options(stream=True)
+        handle = self._engine_for(method == "ModelInfer").options(stream=True)
         call = self._taken(handle.infer.remote(method, request, context.invocation_metadata()))
         try:
             answer: GrpcAnswer = await anext(call)
@@ -151,4 +159,13 @@ def explained(error: Exception) -> PredictorError:
         return QueueFull("all replicas are busy and the queue is full; try again later")
     if isinstance(error, DeploymentUnavailableError):
         return NotReady("no replica of the model could be started; its log says why", retry_after=30)
+    if isinstance(error, RayTaskError):
+        # The replica lives; the call itself went wrong, and would again.
+        logger.error("a call failed in its replica: %s", error)
+        return EngineFailure("the server failed; its log says why")
     return Unavailable("the replica that ran this request has ended; send the request again")
+
+
+def asks_a_model(scope: Scope) -> bool:
+    """Whether a call is one of those that are divided: no probe, no metrics, no list of models."""
+    return bool(scope.get("method") == "POST")

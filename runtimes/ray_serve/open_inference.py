@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_interceptor.server import AsyncServerInterceptor
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
@@ -36,7 +37,11 @@ class OpenInferenceService:
 
     async def call(self, method: str, request: bytes, metadata: list[tuple[str, str]]) -> GrpcAnswer:
         """Answer one call; see `EngineReplica.infer` for the arguments."""
-        message = getattr(messages, f"{method}Request").FromString(request)
+        try:
+            message = getattr(messages, f"{method}Request").FromString(request)
+        except DecodeError as error:
+            details = f"the message is no {method}Request of the Open Inference Protocol: {error}"
+            return GrpcAnswer(b"", grpc.StatusCode.INVALID_ARGUMENT.name, details)
         implementation = getattr(self._servicer, method)
 
         async def intercepted(request: Any, context: Any) -> Any:

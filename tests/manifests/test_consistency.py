@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +275,15 @@ def test_image_name_is_one() -> None:
     version = re.search(r'^version = "(.+)"$', Path(ROOT, "pyproject.toml").read_text(), re.M)
     assert version
     assert all(image.endswith(f":{version[1]}") for image in images)
+
+
+def test_the_way_out_is_the_same_for_both_families_of_addresses() -> None:
+    """A policy that allows the internet over IPv4 alone leaves pods of an IPv6 cluster without a model."""
+    for folder, policy in all_objects("NetworkPolicy"):
+        for rule in policy["spec"].get("egress") or []:
+            blocks = {to["ipBlock"]["cidr"]: to["ipBlock"] for to in rule.get("to", []) if "ipBlock" in to}
+            assert ("0.0.0.0/0" in blocks) == ("::/0" in blocks), folder
+            for block in blocks.values():
+                networks = [ip_network(block["cidr"]), *map(ip_network, block.get("except", []))]
+                assert all(inner.subnet_of(networks[0]) for inner in networks[1:])
+                assert len(networks) > 1, "the cluster's own addresses are left out"

@@ -121,3 +121,17 @@ def test_the_autoscaling_one_can_scale_to_zero() -> None:
 
 def test_the_file_for_serve_deploy_says_the_same() -> None:
     assert yaml.safe_load(SERVE_CONFIG.read_text()) == serve_config(FOLDERS[0])
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_workers_are_ready_only_where_their_proxy_takes_requests(folder: str) -> None:
+    """KubeRay asks Serve's /-/healthz for it; a probe of our own has to do the same, without wget."""
+    port = serve_config(folder)["http_options"]["port"]
+    for group in cluster(folder)["workerGroupSpecs"]:
+        for container in group["template"]["spec"]["containers"]:
+            command = container["readinessProbe"]["exec"]["command"]
+            assert command[0] == "python"
+            compile(command[-1], "probe", "exec")
+            assert f":{port}/-/healthz" in command[-1]
+            assert "/api/local_raylet_healthz" in command[-1]
+            assert "wget" not in " ".join(command)

@@ -48,6 +48,7 @@ class ClusterFront:
     Attributes:
         events: the Events that were created.
         only_named: the one object's name, by resource, that the access reviews allow.
+        replicas: ready replicas of the Deployments that there are, by name.
         denied: rights that the access reviews deny, as `verb resource/subresource`.
         before: is asked before each request; an answer it gives is sent instead of the real one.
         after: is told of each request and its status once the real server has carried it out.
@@ -55,6 +56,7 @@ class ClusterFront:
 
     url: str
     events: list[dict[str, Any]] = field(default_factory=list)
+    replicas: dict[str, int] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
     only_named: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
@@ -63,6 +65,7 @@ class ClusterFront:
 
     def reset(self) -> None:
         self.events.clear()
+        self.replicas.clear()
         self.denied.clear()
         self.only_named.clear()
         self.seen.clear()
@@ -83,6 +86,15 @@ class ClusterFront:
     def fake(self, seen: Seen) -> tuple[int, Any] | None:
         """The faked part of the API; None for what the real server knows."""
         kind = seen.path.partition("?")[0].rpartition("/")[2]
+        if "/apis/apps/v1/" in seen.path and "/deployments/" in seen.path:
+            name = seen.path.partition("?")[0].split("/")[7]
+            if name not in self.replicas:
+                return 404, {"kind": "Status", "message": "no such Deployment", "code": 404}
+            return 200, {
+                "kind": "Deployment",
+                "metadata": {},
+                "status": {"readyReplicas": self.replicas[name]},
+            }
         if kind == "selfsubjectreviews":
             return 201, {"kind": "SelfSubjectReview", "status": {"userInfo": {"username": USER}}}
         if kind == "selfsubjectaccessreviews":

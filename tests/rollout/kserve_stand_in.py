@@ -64,6 +64,7 @@ class KServeStandIn:
     def __init__(self, client: httpx.Client, *, pause_s: float = 0.03, load_rounds: int = 2) -> None:
         self.worlds: dict[str, World] = {}
         self.stopped = False
+        self.down = False
         self._client = client
         self._pause_s = pause_s
         self._load_rounds = load_rounds
@@ -75,13 +76,19 @@ class KServeStandIn:
 
     def run(self) -> None:
         while not self.stopped:
-            self._round += 1
-            found = self._client.get(SERVICES)
-            for item in found.json().get("items", []) if found.is_success else []:
-                self._reconcile(item)
+            if not self.down:
+                self.reconcile_all()
             time.sleep(self._pause_s)
 
-    def _reconcile(self, item: Object) -> None:
+    def reconcile_all(self) -> None:
+        """One round over all services."""
+        self._round += 1
+        found = self._client.get(SERVICES)
+        for item in found.json().get("items", []) if found.is_success else []:
+            self.reconcile(item)
+
+    def reconcile(self, item: Object) -> None:
+        """One service as it is to be."""
         metadata = item["metadata"]
         world = self.world(metadata["namespace"], metadata["name"])
         knative = metadata["annotations"][MODE] == "Knative"

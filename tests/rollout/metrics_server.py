@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 
 from predictor.engine.config import EngineStats
 from predictor.telemetry.finished import FinishedRequest
@@ -26,7 +26,10 @@ class Pod:
 
     name: str
     waiting: int = 0
+    running: int = 0
+    unanswered: tuple[float, ...] = ()
     url: str = ""
+    restarts: int = 0
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
@@ -37,9 +40,28 @@ class Pod:
         self.registry = CollectorRegistry()
         self.metrics = EngineMetrics("smol", self.registry)
         self.metrics.read(self._stats)
+        # As the client library's own collector tells it, which knows only this process.
+        started = Gauge("process_start_time_seconds", "When the process began.", registry=self.registry)
+        self.restarts += 1
+        started.set(1e9 + 10 * self.restarts)
 
     def _stats(self) -> EngineStats:
-        return EngineStats(waiting=self.waiting)
+        return EngineStats(running=self.running, waiting=self.waiting, unanswered=self.unanswered)
+
+    def embed(self, count: int, *, total: float = 0.05) -> None:
+        """Count answers without tokens."""
+        for _ in range(count):
+            self.metrics.finished(FinishedRequest("", "stop", 3, 0, 0, 0, 0.0, None, None, None, total))
+
+    def abandon(self, count: int, *, after: float = 30.0, first_token: float | None = None) -> None:
+        """Count clients that left, mostly before the first token."""
+        for _ in range(count):
+            if first_token is not None:
+                sequence: Any = SimpleNamespace(arrived=0.0, request=SimpleNamespace(prompt=(1, 2, 3)))
+                self.metrics.token_sampled(sequence, first_token, None)
+            self.metrics.finished(
+                FinishedRequest("", "abort", 3, 0, 0, 0, 0.0, None, None, first_token, after)
+            )
 
     def serve(
         self, count: int, *, first_token: float = 0.2, gap: float = 0.01, tokens: int = 10, queue: float = 0.0

@@ -26,6 +26,7 @@ class PodApi:
 
     pods: dict[str, dict[str, str]] = field(default_factory=dict)
     not_ready: set[str] = field(default_factory=set)
+    restarts: dict[str, int] = field(default_factory=dict)
     port: int = 0
     namespace: str = NAMESPACE
     # One for all: making one loads the certificates each time.
@@ -67,7 +68,10 @@ class PodApi:
         return [
             {
                 "metadata": {"name": name, "namespace": NAMESPACE},
-                "status": {"conditions": [{"type": "Ready", "status": str(name not in self.not_ready)}]},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": str(name not in self.not_ready)}],
+                    "containerStatuses": [{"restartCount": self.restarts.get(name, 0)}],
+                },
             }
             for name in self.pods.get(selector, {})
         ]

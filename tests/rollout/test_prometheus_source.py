@@ -13,7 +13,7 @@ import yaml
 from metrics_server import Pod, serving
 from polling import wait_until
 
-from rollout.analysis.counters import Counters, Latency
+from rollout.analysis.counters import Latency, PodLook
 from rollout.analysis.judge import TrafficJudge
 from rollout.analysis.limits import Limits
 from rollout.analysis.sources import PrometheusSource, SourceUnavailable
@@ -48,7 +48,10 @@ def url(pods: dict[str, Pod], tmp_path_factory: pytest.TempPathFactory) -> Itera
     ]
     configuration = {
         "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
-        "scrape_configs": [{"job_name": "pods", "static_configs": targets}],
+        "scrape_configs": [
+            {"job_name": "pods", "static_configs": targets},
+            {"job_name": "podmonitor", "static_configs": targets[-1:]},
+        ],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     port = free_port()
@@ -74,7 +77,15 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def read(url: str, revision: Revision) -> dict[str, Counters]:
+def good(look: PodLook) -> float:
+    return look.counters.good if look.counters else 0.0
+
+
+def bad(look: PodLook) -> float:
+    return look.counters.bad if look.counters else 0.0
+
+
+def read(url: str, revision: Revision) -> dict[str, PodLook]:
     try:
         return dict(PrometheusSource(url).read(revision))
     except SourceUnavailable:
@@ -87,12 +98,29 @@ def test_each_revision_has_its_own_pods_and_figures(url: str, pods: dict[str, Po
     pods[OTHER_POD].fail(7)
     pods[CANARY_POD].refuse(4)
     pods[CANARY_POD].serve(1, first_token=0.4, tokens=5)
-    wait_until(lambda: sum(c.good for c in read(url, STABLE).values()) == 5)
-    wait_until(lambda: [c.bad for c in read(url, CANARY).values()] == [4])
+    wait_until(lambda: sum(good(look) for look in read(url, STABLE).values()) == 5)
+    wait_until(lambda: [bad(look) for look in read(url, CANARY).values()] == [4])
     assert sorted(read(url, STABLE)) == sorted(STABLE_PODS)
-    (canary,) = read(url, CANARY).values()
+    (look,) = read(url, CANARY).values()
+    canary = look.counters
+    assert canary is not None
     assert canary.latency(Latency.INTER_TOKEN).count == 4
-    assert canary.latency(Latency.FIRST_TOKEN).quantile(1) == 0.5
+    assert canary.latency(Latency.FIRST_TOKEN).quantile(1) == 0.4
+    assert canary.waited.count == 1
+    assert look.started > 1e9
+
+
+def test_a_pod_that_two_jobs_scrape_counts_once(url: str, pods: dict[str, Pod]) -> None:
+    """The project ships both an annotation and a PodMonitor, which make two jobs of one pod."""
+    before = read(url, CANARY)[CANARY_POD]
+    pods[CANARY_POD].serve(6)
+    pods[CANARY_POD].abandon(2)
+    wait_until(lambda: good(read(url, CANARY)[CANARY_POD]) == good(before) + 6)
+    wait_until(lambda: bad(read(url, CANARY)[CANARY_POD]) == bad(before) + 2)
+    (look,) = read(url, CANARY).values()
+    assert look.counters is not None
+    assert before.counters is not None
+    assert look.counters.waited.count == before.counters.waited.count + 8
 
 
 def test_a_bad_canary_is_found_through_prometheus(url: str, pods: dict[str, Pod]) -> None:

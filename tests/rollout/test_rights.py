@@ -37,6 +37,17 @@ def test_role_grants_exactly_the_rights_that_are_checked() -> None:
 
 
 def test_rights_follow_the_mode_and_the_judges() -> None:
-    assert rights.ROUTES[0] in rights.needed(Mode.STANDARD, pods=False)
-    assert rights.ROUTES[0] not in rights.needed(Mode.KNATIVE, pods=False)
-    assert {*rights.needed(Mode.STANDARD, pods=True), *rights.HISTORY} == set(rights.ALL)
+    assert rights.ROUTES[0] in rights.needed(Mode.STANDARD)
+    assert rights.ROUTES[0] not in rights.needed(Mode.KNATIVE)
+    assert rights.REPLICAS[0] not in rights.needed(Mode.KNATIVE)
+    all_of_them = rights.needed(Mode.STANDARD, metrics=True, golden=True)
+    assert {*all_of_them, *rights.HISTORY} == set(rights.ALL)
+
+
+def test_prompts_may_be_sent_to_pods_only_where_a_golden_set_is() -> None:
+    create, get = rights.GOLDEN[0], rights.METRICS[0]
+    assert (create.verb, create.subresource) == ("create", "proxy")
+    assert create not in rights.needed(Mode.KNATIVE, metrics=True)
+    assert create in rights.needed(Mode.KNATIVE, golden=True)
+    assert get not in rights.needed(Mode.KNATIVE, golden=True)
+    assert rights.LIST_PODS[0] not in rights.needed(Mode.KNATIVE)

@@ -105,6 +105,12 @@ def test_requests_are_counted_exactly(narrow_server: Server) -> None:
     assert grown("engine_steps_total") == 6
 
 
+def unanswered(scrape: Scrape, le: str) -> float:
+    """Requests without a token that have waited for at most so long."""
+    samples = scrape.families[PREFIX + "num_requests_unanswered"].samples
+    return sum(sample.value for sample in samples if sample.labels["le"] == le)
+
+
 def test_gauges_follow_the_load_and_aborted_requests_have_no_times(narrow_server: Server) -> None:
     before = Scrape(narrow_server)
     assert before("num_requests_running") == before("num_requests_waiting") == 0
@@ -115,6 +121,8 @@ def test_gauges_follow_the_load_and_aborted_requests_have_no_times(narrow_server
             wait_until(lambda: Scrape(narrow_server)("num_requests_waiting") == 1)
             busy = Scrape(narrow_server)
             assert busy("num_requests_running") == 1
+            assert unanswered(busy, "+Inf") >= 1
+            wait_until(lambda: unanswered(Scrape(narrow_server), "0.1") == 0)
             # A sequence runs from its admission on, but has cells only after its first step.
             wait_until(lambda: 0 < Scrape(narrow_server)("kv_cache_usage_perc") < 1)
             wait_until(lambda: Scrape(narrow_server)("kv_cache_usage_perc") > busy("kv_cache_usage_perc"))
@@ -125,6 +133,8 @@ def test_gauges_follow_the_load_and_aborted_requests_have_no_times(narrow_server
     assert after("request_success_total", "abort") - before("request_success_total", "abort") == 2
     assert after("e2e_request_latency_seconds_count") == before("e2e_request_latency_seconds_count")
     assert after("time_to_first_token_seconds_count") - before("time_to_first_token_seconds_count") == 1
+    given_up = "ended_unanswered_wait_seconds_count"
+    assert after(given_up, "abort") - before(given_up, "abort") == 1
 
 
 def test_refused_requests_are_counted_by_reason(narrow_server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
@@ -110,14 +111,19 @@ def test_the_least_recently_used_prompts_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize("percent", [0, 1, 10, 33, 50, 99, 100])
-def test_of_a_hundred_requests_the_canary_gets_its_share(percent: int) -> None:
-    split = TrafficSplit(percent)
-    assert Counter(split.next_is_canary() for _ in range(100))[True] == percent
+def test_the_canary_gets_its_share(percent: int) -> None:
+    split = TrafficSplit(percent, Random(percent))
+    found = Counter(split.next_is_canary() for _ in range(10_000))[True]
+    assert found == pytest.approx(100 * percent, abs=200 if 0 < percent < 100 else 0)
 
 
-def test_a_small_share_is_spread_out() -> None:
-    split = TrafficSplit(25)
-    assert [split.next_is_canary() for _ in range(8)] == [False, False, False, True] * 2
+@pytest.mark.parametrize("percent", [25, 50])
+def test_kinds_of_requests_that_take_turns_are_divided_alike(percent: int) -> None:
+    """Chat, title, chat, title: the canary gets its share of each."""
+    split = TrafficSplit(percent, Random(1))
+    kinds = Counter(number % 2 for number in range(4000) if split.next_is_canary())
+    for kind in (0, 1):
+        assert kinds[kind] == pytest.approx(20 * percent, abs=120)
 
 
 @pytest.mark.parametrize("percent", [-1, 101, 0.5, "10"])
