@@ -71,13 +71,10 @@ FOREIGN_FIELDS: Mapping[str, ForeignField] = {
     "min_tokens": ForeignField("leave it out, or send ignore_eos with max_tokens"),
     "n_indent": ForeignField(_LEAVE_OUT),
     "no_stop_trim": ForeignField("leave it out, and add the stop string yourself"),
-    "reasoning_budget_tokens": ForeignField(_BOUND, (), negative_is_off=True),
     "repetition_detection": ForeignField("leave it out, and use repeat_penalty"),
     "stop_regex": ForeignField(_TOKENS),
     "stop_token_ids": ForeignField(f"{_TOKENS}; the model's own end tokens always end an answer"),
     "t_max_predict_ms": ForeignField(_BOUND, (0,), negative_is_off=True),
-    "thinking_budget_tokens": ForeignField(_BOUND, (), negative_is_off=True),
-    "thinking_token_budget": ForeignField(_BOUND, (), negative_is_off=True),
     # What the model sees
     "add_special_tokens": ForeignField("leave it out: the model's BOS token is added where it wants one", ()),
     "chat_template": ForeignField("start the server with --chat-template FILE"),

@@ -58,6 +58,13 @@ class GenerationRequest(AnswerFormFields):
 class ChatCompletionRequest(GenerationRequest):
     """Body of `POST /v1/chat/completions`. Without `max_tokens` an answer ends when the context is full."""
 
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        **GenerationRequest.ALIASES,
+        **dict.fromkeys(
+            ("reasoning_budget_tokens", "thinking_budget_tokens", "thinking_token_budget"), "thinking_budget"
+        ),
+    }
+
     messages: Annotated[list[dict[str, Any]], FailFast()]
     max_completion_tokens: Integer | None = None
     logprobs: bool | None = None
@@ -75,6 +82,11 @@ class ChatCompletionRequest(GenerationRequest):
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
+
+    @field_validator("thinking_budget", mode="before")
+    @classmethod
+    def _no_limit(cls, value: Any) -> Any:
+        return None if value == -1 else value
 
     @field_validator("chat_template_kwargs")
     @classmethod

@@ -273,9 +273,9 @@ FIELDS = {
     "stream_reasoning": ignored("", False),
     "reasoning_format": ignored("", "none"),
     "reasoning_control": ignored("", True),
-    "thinking_token_budget": refused("use `max_tokens`; -1 is taken", 5, -1),
-    "thinking_budget_tokens": refused("use `max_tokens`; -1 is taken", 5, -1),
-    "reasoning_budget_tokens": refused("use `max_tokens`; -1 is taken", 5, -1),
+    "thinking_token_budget": honoured("on chat completions, as `thinking_budget`", 5, tested_here=False),
+    "thinking_budget_tokens": honoured("on chat completions, as `thinking_budget`", 5, tested_here=False),
+    "reasoning_budget_tokens": honoured("on chat completions, as `thinking_budget`", 5, tested_here=False),
     "reasoning_budget_message": ignored("", "enough"),
     "verbosity": ignored(HINT, "low"),
     # Labels, routes and times

@@ -15,6 +15,8 @@ import openai
 import pytest
 from server_process import Server, running_server
 
+from predictor.api.openai.types import ChatCompletionRequest
+
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 # In the manner of Qwen 3.5: the prompt begins the thought.
 TEMPLATE = """{%- for m in messages -%}
@@ -150,7 +152,7 @@ def test_an_answer_can_be_continued(ask: Any, client: openai.OpenAI, server: Ser
         ({"reasoning_effort": "huge"}, "reasoning_effort"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
-        ({"thinking_budget": -1}, "thinking_budget"),
+        ({"thinking_budget": -2}, "thinking_budget"),
         ({"continue_final_message": True}, "continue_final_message"),
         (
             {"continue_final_message": True, "add_generation_prompt": True},
@@ -175,3 +177,12 @@ def test_what_the_server_does_with_thoughts(model_path: Path, tmp_path: Path, re
         answer = client.chat.completions.create(model=server.model_name, **DEFAULTS)
     assert answer.choices[0].message.content
     assert not hasattr(answer.choices[0].message, "reasoning_content")
+
+
+@pytest.mark.parametrize(
+    "name", ["thinking_token_budget", "thinking_budget_tokens", "reasoning_budget_tokens"]
+)
+@pytest.mark.parametrize(("sent", "budget"), [(5, 5), (0, 0), (-1, None)])
+def test_other_servers_names_for_the_budget(name: str, sent: int, budget: int | None) -> None:
+    body = ChatCompletionRequest.model_validate({"messages": [], name: sent})
+    assert body.thinking_budget == budget
