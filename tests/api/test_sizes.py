@@ -62,6 +62,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("/v1/completions", {**TEXT, "stop": ["x" * 500_000] * 16}, "16384 characters together"),
     ("/v1/completions", {**TEXT, "stop": ["x"] * 300}, "at most 256 strings"),
     ("/v1/completions", {**TEXT, "logit_bias": "[" * 1500}, "must be a JSON object of token ids"),
+    ("/v1/chat/completions", {**CHAT, "guided_regex": "a" * 10**6}, "longer than 262144 characters"),
     ("/v1/completions", {**TEXT, "suffix": deep(300)}, "brackets inside each other"),
     ("/v1/completions", {**TEXT, "metadata": [1] * 600_000}, "over 500000 values"),
     ("/v1/completions", {**TEXT, "metadata": [[]] * 70_000}, "over 65536 lists and objects"),

@@ -110,11 +110,13 @@ class Watch:
             self._follow(probes(), self.probe)
 
     def _follow(self, events: Iterator[Any], gaps: Gaps) -> None:
-        last: tuple[float, float] | None = None
+        last: tuple[float, float, str] | None = None
         for _ in events:
-            now = (loop_seconds(self.server), time.monotonic())
+            now = (loop_seconds(self.server), time.monotonic(), self.sending)
             if last is not None:
-                gaps.add(now[0] - last[0], now[1] - last[1], self.sending)
+                # What held the loop up may have been answered before whoever waited was.
+                sent = now[2] if now[2] == last[2] else f"{last[2]}, or {now[2]}"
+                gaps.add(now[0] - last[0], now[1] - last[1], sent)
             last = now
 
 

@@ -19,6 +19,7 @@ from predictor.api.http.sampling import SamplingFields
 from predictor.errors import InvalidRequest
 from predictor.structured.compiler import MakeConstraint
 from predictor.structured.grammar import (
+    MAX_CHARACTERS,
     Grammar,
     choice_grammar,
     gbnf_grammar,
@@ -193,6 +194,8 @@ _READERS: Mapping[str, _Reader] = {
 def _text(value: Any, param: str) -> str:
     if not isinstance(value, str) or not is_unicode(value):
         raise _invalid("must be a string of valid Unicode text", param)
+    if len(value) > MAX_CHARACTERS:  # before anybody looks into it
+        raise _invalid(f"is longer than {MAX_CHARACTERS} characters", param)
     return value
 
 
