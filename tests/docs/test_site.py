@@ -66,7 +66,7 @@ def test_diagrams_are_drawn_when_the_site_is_built(site: Path) -> None:
     page = (site / "architecture.html").read_text()
     assert "flowchart TB" not in page
     drawing = page[page.index("<svg id=") : page.index("</svg>", page.index("<svg id="))]
-    assert "the model's template and tools" in drawing
+    assert "the model's own format" in drawing
 
 
 def test_every_page_of_the_navigation_is_built(site: Path) -> None:
