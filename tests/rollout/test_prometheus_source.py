@@ -85,6 +85,16 @@ def bad(look: PodLook) -> float:
     return look.counters.bad if look.counters else 0.0
 
 
+def seen(url: str, revision: Revision) -> PodLook:
+    """The revision's one pod, once a scrape of it has come through."""
+    wait_until(lambda: read(url, revision))
+    found = {}
+    while not found:
+        found = read(url, revision)
+    (look,) = found.values()
+    return look
+
+
 def read(url: str, revision: Revision) -> dict[str, PodLook]:
     try:
         return dict(PrometheusSource(url).read(revision))
@@ -101,7 +111,7 @@ def test_each_revision_has_its_own_pods_and_figures(url: str, pods: dict[str, Po
     wait_until(lambda: sum(good(look) for look in read(url, STABLE).values()) == 5)
     wait_until(lambda: [bad(look) for look in read(url, CANARY).values()] == [4])
     assert sorted(read(url, STABLE)) == sorted(STABLE_PODS)
-    (look,) = read(url, CANARY).values()
+    look = seen(url, CANARY)
     canary = look.counters
     assert canary is not None
     assert canary.latency(Latency.INTER_TOKEN).count == 4
@@ -112,12 +122,12 @@ def test_each_revision_has_its_own_pods_and_figures(url: str, pods: dict[str, Po
 
 def test_a_pod_that_two_jobs_scrape_counts_once(url: str, pods: dict[str, Pod]) -> None:
     """The project ships both an annotation and a PodMonitor, which make two jobs of one pod."""
-    before = read(url, CANARY)[CANARY_POD]
+    before = seen(url, CANARY)
     pods[CANARY_POD].serve(6)
     pods[CANARY_POD].abandon(2)
-    wait_until(lambda: good(read(url, CANARY)[CANARY_POD]) == good(before) + 6)
-    wait_until(lambda: bad(read(url, CANARY)[CANARY_POD]) == bad(before) + 2)
-    (look,) = read(url, CANARY).values()
+    wait_until(lambda: good(seen(url, CANARY)) == good(before) + 6)
+    wait_until(lambda: bad(seen(url, CANARY)) == bad(before) + 2)
+    look = seen(url, CANARY)
     assert look.counters is not None
     assert before.counters is not None
     assert look.counters.waited.count == before.counters.waited.count + 8
@@ -129,7 +139,7 @@ def test_a_bad_canary_is_found_through_prometheus(url: str, pods: dict[str, Pod]
     judge.judge(STABLE, CANARY, 0.0)
     for _ in range(20):
         pods[STABLE_PODS[0]].serve(5)
-        pods[CANARY_POD].refuse(2)
+        pods[CANARY_POD].fail(2)
         pods[CANARY_POD].serve(3)
         time.sleep(0.5)
         verdict = judge.judge(STABLE, CANARY, 0.0)

@@ -35,16 +35,16 @@ def named(part: str) -> Scenario:
 
 
 def test_good_canaries_are_promoted() -> None:
-    found = outcomes(named("good, load 0.66"), 8)
+    found = outcomes(named("good, load 0.66"), 5)
     assert found[Outcome.ROLLED_BACK] == 0
-    assert found[Outcome.PROMOTED] >= 5
+    assert found[Outcome.PROMOTED] >= 3
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("errors, load 0.66", 3), ("as long, load 0.66", 0), ("hang", 5), ("200 s", 5)]
+    ("name", "least"), [("errors, load 0.66", 2), ("as long, load 0.66", 0), ("hang", 4), ("200 s", 4)]
 )
 def test_bad_canaries_are_not(name: str, least: int) -> None:
-    found = outcomes(named(name), 5)
+    found = outcomes(named(name), 4)
     assert found[Outcome.PROMOTED] == 0
     assert found[Outcome.ROLLED_BACK] >= least
 
@@ -73,10 +73,10 @@ def test_the_model_is_a_queue() -> None:
     served = serve(random, arrived, service.places, GOOD, Clients(patience_s=1e6))
     came = np.isfinite(arrived)
     assert came.sum() == pytest.approx(per_s * end * service.replicas, rel=0.02)
-    busy = (served.ended - served.admitted)[came].sum() / (end * service.replicas * service.places)
+    busy = (served.ended[came] - served.admitted[came]).sum() / (end * service.replicas * service.places)
     assert busy == pytest.approx(0.6, rel=0.05)
-    assert (served.admitted >= arrived)[came].all()
-    assert ((served.admitted - arrived)[came] > 0).any()
+    assert (served.admitted[came] >= arrived[came]).all()
+    assert (served.admitted[came] > arrived[came]).any()
 
 
 def test_the_models_counters_are_those_of_its_requests() -> None:
