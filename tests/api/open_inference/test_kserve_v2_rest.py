@@ -227,7 +227,7 @@ def test_a_plain_curl_needs_no_content_type(server: Server) -> None:
         ({"inputs": [prompt_input(), prompt_input(name="system", shape=[1, 1], data=[3])]}, "system must"),
         ({"parameters": {"max_token": 3}}, "unknown field 'max_token'"),
         ({"parameters": {"temperature": "hot"}}, "temperature: must be a valid number"),
-        ({"parameters": {"top_k": -1}}, "top_k must be between 0 and"),
+        ({"parameters": {"top_k": -2}}, "top_k must be between 0 and"),
         ({"outputs": [{"name": "logits"}]}, "unknown output 'logits'"),
         ({"inputs": [prompt_input(data=["word " * 5000])]}, "the prompt has 5001 tokens"),
         ({"inputs": [prompt_input(data=["\ud800"])]}, "hex escape"),
