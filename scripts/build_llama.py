@@ -107,7 +107,7 @@ def run(command: list[str], log: Path, what: str) -> None:
     """
     started = reported = time.monotonic()
     # CMake takes them into every C++ file's flags.
-    flags = f"{os.environ.get('CXXFLAGS', '')} -include {AMX_TILES}"
+    flags = f"{os.environ.get('CXXFLAGS', '')} -include '{AMX_TILES}'"
     environment = os.environ | {"TMPDIR": str(log.parent), "CXXFLAGS": flags}
     with log.open("ab") as output:
         process = subprocess.Popen(
