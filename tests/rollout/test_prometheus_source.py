@@ -47,7 +47,7 @@ def url(pods: dict[str, Pod], tmp_path_factory: pytest.TempPathFactory) -> Itera
         for pod in pods.values()
     ]
     configuration = {
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
         "scrape_configs": [
             {"job_name": "pods", "static_configs": targets},
             {"job_name": "podmonitor", "static_configs": targets[-1:]},
@@ -109,8 +109,8 @@ def test_each_revision_has_its_own_pods_and_figures(url: str, pods: dict[str, Po
     pods[CANARY_POD].refuse(4)
     pods[CANARY_POD].serve(1, first_token=0.4, tokens=5)
     wait_until(lambda: sum(good(look) for look in read(url, STABLE).values()) == 5)
-    wait_until(lambda: [bad(look) for look in read(url, CANARY).values()] == [4])
-    assert sorted(read(url, STABLE)) == sorted(STABLE_PODS)
+    wait_until(lambda: [(good(look), bad(look)) for look in read(url, CANARY).values()] == [(1, 4)])
+    wait_until(lambda: sorted(read(url, STABLE)) == sorted(STABLE_PODS))
     look = seen(url, CANARY)
     canary = look.counters
     assert canary is not None

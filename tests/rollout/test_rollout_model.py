@@ -59,7 +59,9 @@ COMMANDS: dict[str, Callable[[Rollout], Any]] = {
 
 # A command makes some 20 to 70 requests.
 AT = st.integers(1, 70)
-LASTS = st.integers(1, 30)
+LASTS = st.integers(1, 60)
+# A controller that is still away comes back at this request of the next command.
+BACK_AT = 45
 # What happens, at which request, and for how many of them it lasts.
 MEDDLING = st.one_of(
     st.tuples(st.sampled_from(Fault), AT, st.just(1)),
@@ -141,7 +143,8 @@ class RolloutMachine(RuleBasedStateMachine):
                 assert isinstance(failure, ClusterAway), failure
                 assert len(self.api.writes) == written, failure
         self.planned.clear()
-        self.api.down = False
+        if self.api.down:
+            self.planned[BACK_AT] = "up"
         if isinstance(result, Result):
             self._is_true(result)
             if due and not self.happened - {"down", "up"}:
