@@ -47,7 +47,7 @@ def to_the_end(connection: socket.socket) -> bytes:
     return received
 
 
-def eventually(condition: Any, seconds: float = 3) -> bool:
+def eventually(condition: Any, seconds: float = 20) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
