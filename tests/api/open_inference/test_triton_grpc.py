@@ -134,6 +134,14 @@ def check_metadata(url: str, model: str) -> None:
     assert outputs == {name: (datatype, [-1]) for name, datatype in OUTPUTS.items()}
 
 
+@pytest.fixture
+def tritons_own(platform: str) -> None:
+    """What Triton has beyond the Open Inference Protocol."""
+    if platform == "ray":
+        pytest.skip("Ray Serve's gRPC proxy passes on the Open Inference Protocol's own calls only")
+
+
+@pytest.mark.usefixtures("tritons_own")
 def test_streams(in_child: InChild, server: Server) -> None:
     in_child(check_streams, server.grpc_url, server.model_name)
 
@@ -162,6 +170,7 @@ def check_streams(url: str, model: str) -> None:
     assert texts(client.infer(COUNTING, **GREEDY)) == [whole["1"]]
 
 
+@pytest.mark.usefixtures("tritons_own")
 def test_what_triton_has_beyond_the_protocol(in_child: InChild, server: Server) -> None:
     in_child(check_extensions, server.grpc_url, server.model_name)
 
