@@ -508,5 +508,8 @@ async def test_every_sampler_of_the_chain_runs(engine: Engine) -> None:
 
     await texts(hot)  # From here on the prompt is cached.
     plain = await texts(hot)
-    same = [name for name, params in changed.items() if await texts(params) == plain]
-    assert same == ["penalty of no tokens"]
+    same = {name for name, params in changed.items() if await texts(params) == plain}
+    for _ in range(4):  # Where cells lie can tip a token now and then.
+        if await texts(changed["penalty of no tokens"]) == await texts(hot):
+            same.add("penalty of no tokens")
+    assert same == {"penalty of no tokens"}

@@ -67,7 +67,15 @@ def outputs(notebook: Any, kind: str) -> list[Any]:
     return [output for cell in cells for output in cell.outputs if output.output_type == kind]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# The judge of a canary needs minutes of traffic for its verdicts.
+LONG = "3-canary"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == LONG)) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_it_runs_and_leaves_nothing_behind(path: Path, mark: str) -> None:
     notebook = read(path)
     execute(notebook)

@@ -270,6 +270,7 @@ def test_a_client_that_leaves_frees_its_sequence(
     connection = http.client.HTTPConnection(narrow_server.http_url.removeprefix("http://"), timeout=60)
     address = path.format(model=narrow_server.model_name)
     connection.request("POST", address, json.dumps(body), {"Content-Type": "application/json"})
+    time.sleep(1)  # A long prompt is tokenized on a thread; what is asked below must not overtake it.
     wait_until_running(narrow_server)
     assert_freed(narrow_server, connection.close)
 
