@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from kserve_stand_in import MODE, KServeStandIn
 from kubernetes import client
+from patching import applied
 
 NAMESPACE, NAME = "models", "chat"
 _OBJECT = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices/{NAME}"
@@ -155,26 +156,13 @@ class FakeApi:
 
     def _merge(self, body: Object, *, status: bool) -> None:
         part = "status" if status else "spec"
-        changed = _merged(self.service.get(part) or {}, body.get(part) or {})
+        changed = applied(self.service.get(part) or {}, body.get(part) or {})
         if changed == self.service.get(part):
             return
         metadata = self.service["metadata"]
         metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
         metadata["generation"] += part == "spec"
         self.service[part] = changed
-
-
-def _merged(target: Any, patch: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = _merged(result.get(key), value)
-    return result
 
 
 class _Direct:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patching import applied
 from rich.console import Console
 
 from rollout import Plan
@@ -41,19 +42,6 @@ RECORD = Record(
     started_by="tester",
     started_at="2026-01-01T00:00:00+00:00",
 )
-
-
-def applied(target: Any, patch: Any) -> Any:
-    """RFC 7396, section 2."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = applied(result.get(key), value)
-    return result
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
