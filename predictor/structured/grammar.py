@@ -166,7 +166,9 @@ def _is_cheap(key: str, value: Any) -> bool:
 
 def _alternatives(value: Any) -> int:
     """How many there are in a list, but for references, which are counted by themselves; else 1."""
-    return sum("$ref" not in item for item in _inner(value)) if isinstance(value, list) else 1
+    if not isinstance(value, list):
+        return 1
+    return sum(not (isinstance(item, Mapping) and "$ref" in item) for item in value)
 
 
 def depth(value: Any) -> int:
