@@ -15,7 +15,8 @@ class AnswerReader(Protocol):
         is_thinking: whether what comes next belongs to a thought, as far as it is known.
     """
 
-    calls: int
+    @property
+    def calls(self) -> int: ...
 
     @property
     def is_thinking(self) -> bool: ...

@@ -81,8 +81,7 @@ class ChannelReader:
         self._held = rest
         self._kind, self._name = self._meaning(header)
         if self._kind is _Kind.CALL and self._form.body is not None:
-            self._inner = FormReader(AnswerForm(calls=self._form.body), self._tools)
-            self._inner.calls = self.calls
+            self._inner = FormReader(AnswerForm(calls=self._form.body), self._tools, calls=self.calls)
         self._arguments = JsonReader()
         self._begun = False
         return True

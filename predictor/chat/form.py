@@ -165,6 +165,11 @@ class AnswerForm:
     calls: CallForm | None = None
     channels: ChannelForm | None = None
 
+    @property
+    def thinks(self) -> bool:
+        """Whether answers can hold thoughts."""
+        return self.thought is not None or bool(self.channels and self.channels.thoughts)
+
 
 def form_texts(form: AnswerForm) -> tuple[str, ...]:
     """The literal texts of a form."""

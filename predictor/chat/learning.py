@@ -10,18 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from predictor.chat.abilities import (
-    ANSWER,
-    NAMES,
-    THOUGHT,
-    USER,
-    Abilities,
-    Prober,
-    answer,
-    calls_of,
-    probe_tool,
-    user,
-)
+from predictor.chat.abilities import Abilities
 from predictor.chat.argument_styles import VALUES, find_arguments
 from predictor.chat.comparing import (
     FIRST_MARK,
@@ -41,6 +30,17 @@ from predictor.chat.comparing import (
 )
 from predictor.chat.form import AnswerForm, CallForm, ContentForm, ThoughtForm
 from predictor.chat.matching import common_start
+from predictor.chat.probing import (
+    ANSWER,
+    NAMES,
+    THOUGHT,
+    USER,
+    Prober,
+    answer,
+    calls_of,
+    probe_tool,
+    user,
+)
 from predictor.chat.template import ChatTemplate
 
 # Where a template never shows a thought, these tell that its model thinks nevertheless.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from predictor.chat.answer_reader import AnswerReader, PlainReader
 from predictor.chat.events import Event
-from predictor.chat.format import AnswerWish, ChatFormat, Conversation, Prompt
+from predictor.chat.format import AnswerWish, ChatFormat
+from predictor.chat.prompting import Conversation, Prompt
 from predictor.engine.request import Delta, FinishReason, TokenLogprob
 from predictor.generation.streams import RequestStream
 from predictor.structured.compiler import MakeConstraint

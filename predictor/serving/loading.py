@@ -8,7 +8,8 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from predictor.chat.format import ChatFormat, Reasoning
+from predictor.chat.format import ChatFormat
+from predictor.chat.prompting import Reasoning
 from predictor.chat.template import ChatTemplate
 from predictor.engine.engine import Engine
 from predictor.engine.llama.cpu import is_repacked

@@ -10,7 +10,8 @@ from typing import Any
 
 from predictor.api.openai.answer_form import read_answer_form
 from predictor.api.openai.types import ChatCompletionRequest
-from predictor.chat.format import AnswerWish, Conversation
+from predictor.chat.format import AnswerWish
+from predictor.chat.prompting import Conversation
 from predictor.chat.tools import Tool, read_tools
 from predictor.errors import InvalidRequest
 from predictor.generation.chat import ChatRequest
@@ -34,7 +35,7 @@ def read_chat(body: ChatCompletionRequest) -> ChatRequest:
         raise _invalid('can\'t be used with tools, unless tool_choice is "none"', form.grammar.param)
     wish = AnswerWish(
         answer,
-        tool=choice if isinstance(choice, Tool) else None,
+        tool=choice.name if isinstance(choice, Tool) else None,
         required=choice == "required",
         parallel=body.parallel_tool_calls is not False and not isinstance(choice, Tool),
     )
