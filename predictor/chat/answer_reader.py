@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from predictor.chat.events import Event, Text
+from predictor.chat.events import Event
 
 
 class AnswerReader(Protocol):
@@ -26,18 +26,3 @@ class AnswerReader(Protocol):
 
     def finish(self) -> list[Event]:
         """End the answer: what was held back for a mark that never came."""
-
-
-class PlainReader:
-    """For models that write nothing but text."""
-
-    calls = 0
-    is_thinking = False
-
-    def push(self, text: str) -> list[Event]:
-        """See `AnswerReader`."""
-        return [Text(text)] if text else []
-
-    def finish(self) -> list[Event]:
-        """See `AnswerReader`."""
-        return []

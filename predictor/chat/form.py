@@ -117,10 +117,17 @@ class ThoughtForm:
 
 @dataclass(frozen=True, slots=True)
 class ContentForm:
-    """What stands around the answer's text, both mostly empty."""
+    """What stands around the answer's text, both mostly empty.
+
+    Attributes:
+        start: before it.
+        end: behind it.
+        is_certain: whether it stands there in every answer.
+    """
 
     start: str = ""
     end: str = ""
+    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)

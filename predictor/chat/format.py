@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from predictor.chat.abilities import Abilities
-from predictor.chat.answer_reader import AnswerReader, PlainReader
+from predictor.chat.answer_reader import AnswerReader
 from predictor.chat.channels import ChannelReader
 from predictor.chat.form import AnswerForm, JsonArguments, form_texts
 from predictor.chat.grammar import GrammarWriter, Lazily
-from predictor.chat.known_forms import HERMES, described_calls, known_channels
+from predictor.chat.known_forms import HERMES, UNANNOUNCED_THOUGHT, described_calls, known_channels
 from predictor.chat.learning import learn_form
 from predictor.chat.prompting import Conversation, Prompt, PromptWriter, Reasoning
 from predictor.chat.reader import FormReader
@@ -190,12 +190,14 @@ class ChatFormat:
 
     def reader(self, prompt: Prompt, tools: Sequence[Tool]) -> AnswerReader:
         """A reader for one answer to a prompt."""
-        form = self._reading_form(tools, raw=self.reasoning is Reasoning.RAW)
+        is_raw = self.reasoning is Reasoning.RAW
+        form = self._reading_form(tools, raw=is_raw)
         if form.channels is not None:
             return ChannelReader(form.channels, tools)
-        if form == AnswerForm():
-            return PlainReader()
-        return FormReader(form, tools, in_thought=prompt.in_thought and form.thought is not None)
+        in_thought = prompt.in_thought and form.thought is not None
+        if form.thought is None and not is_raw:
+            form = replace(form, thought=UNANNOUNCED_THOUGHT)
+        return FormReader(form, tools, in_thought=in_thought)
 
     def _reading_form(self, tools: Sequence[Tool], *, raw: bool) -> AnswerForm:
         form = self.form

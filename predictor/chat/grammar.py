@@ -127,7 +127,7 @@ class GrammarWriter(ArgumentWriter):
         channels = self._form.channels
         if channels is not None:
             return channels.texts[0] + channels.header_end, ""
-        return self._form.content.start, ""
+        return self._form.content.start if self._form.content.is_certain else "", ""
 
     def _thought(self, *, in_thought: bool, may_think: bool) -> str:
         channels = self._form.channels

@@ -39,6 +39,7 @@ class Conversation:
         tools: what the model may call.
         variables: further ones for the template, such as `enable_thinking`.
         effort: how much the model is to think: `none`, `low`, ...; None leaves it to the model.
+        thought_tokens: most tokens of a thought, for templates that tell the model.
         add_generation_prompt: end the prompt with the opening of an answer.
         continue_final: the last message, an answer, is not ended but goes on.
     """
@@ -47,6 +48,7 @@ class Conversation:
     tools: Sequence[Tool] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     effort: str | None = None
+    thought_tokens: int | None = None
     add_generation_prompt: bool = True
     continue_final: bool = False
 
@@ -150,15 +152,13 @@ class PromptWriter:
         effort = conversation.effort
         wanted = conversation.variables.get("enable_thinking")
         if self._reasoning is Reasoning.OFF or effort == "none" or wanted is False:
-            return {"enable_thinking": False, "thinking": False}
-        if effort is None:
-            return {"thinking": True} if wanted else {}
-        return {
-            "thinking": True,
-            "reasoning_effort": effort,
-            "thinking_effort": effort,
-            "reasoning_strength": effort,
-        }
+            return {"enable_thinking": False, "thinking": False, "thinking_budget": 0}
+        variables: dict[str, Any] = {}
+        if conversation.thought_tokens is not None:
+            variables["thinking_budget"] = conversation.thought_tokens
+        if effort is not None:
+            variables |= dict.fromkeys(("reasoning_effort", "thinking_effort", "reasoning_strength"), effort)
+        return variables | ({"thinking": True} if wanted or effort is not None else {})
 
     def _continued(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> Prompt:
         """The prompt up to the end of the last message's text, which the answer goes on with."""

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from predictor.api.http.errors import openai_error
 from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
 from predictor.api.openai.answer_form import not_enforced_header
-from predictor.api.openai.answers import ChunkWriter, Envelope, Usage, chat_logprobs, wants_chunk
+from predictor.api.openai.answers import ChunkWriter, Envelope, Usage, chat_logprobs
 from predictor.api.openai.output import read_chat
 from predictor.api.openai.requests import engine_requests
 from predictor.api.openai.types import ChatCompletionRequest
@@ -81,9 +81,10 @@ class _StreamedChoice:
             yield self._writer.chat_start(self._index)
         logprobs = chat_logprobs(delta.logprobs) if self._with_logprobs else None
         events = self.reader.push(delta)
-        if self.reader.is_plain:
-            if wants_chunk(delta):
-                yield self._writer.chat(self._index, delta.text, logprobs)
+        if all(isinstance(event, Text) for event in events):
+            text = "".join(event.text for event in events if isinstance(event, Text))
+            if text or logprobs:
+                yield self._writer.chat(self._index, text, logprobs)
         else:
             if logprobs:  # A token of a mark has no text of its own to go with.
                 yield self._writer.chat(self._index, "", logprobs)

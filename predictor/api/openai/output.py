@@ -48,6 +48,7 @@ def _conversation(body: ChatCompletionRequest, tools: Sequence[Tool]) -> Convers
         tools,
         body.chat_template_kwargs or {},
         body.reasoning_effort,
+        body.thinking_budget,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final=_continues(body),
     )
