@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
+"""From little to much."""
+EFFORT_VARIABLES = ("reasoning_effort", "thinking_effort", "reasoning_strength")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Abilities:
         short_ids: ids of calls must be nine letters and digits.
         thought_fields: fields of a message that take a thought; () where none does.
         thought_parts: a thought is taken as a part of the content.
+        efforts: how much a model may be told to think, from little to much; () where any word is taken.
         variables: further variables without which the template fails.
     """
 
@@ -57,4 +62,13 @@ class Abilities:
     short_ids: bool = False
     thought_fields: tuple[str, ...] = ()
     thought_parts: bool = False
+    efforts: tuple[str, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+def nearest_effort(effort: str, efforts: Sequence[str]) -> str:
+    """The effort among those that a template takes, the higher one of two that are as near."""
+    if not efforts or effort not in EFFORTS:
+        return effort
+    wanted = EFFORTS.index(effort)
+    return min(efforts, key=lambda other: (abs(EFFORTS.index(other) - wanted), -EFFORTS.index(other)))

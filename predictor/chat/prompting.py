@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from predictor.chat import provenance
-from predictor.chat.abilities import Abilities
+from predictor.chat.abilities import EFFORT_VARIABLES, Abilities, nearest_effort
 from predictor.chat.adaptation import adapt, for_template, with_instructions
 from predictor.chat.conversation import Call, Message, read_messages
 from predictor.chat.form import AnswerForm
@@ -157,7 +157,7 @@ class PromptWriter:
         if conversation.thought_tokens is not None:
             variables["thinking_budget"] = conversation.thought_tokens
         if effort is not None:
-            variables |= dict.fromkeys(("reasoning_effort", "thinking_effort", "reasoning_strength"), effort)
+            variables |= dict.fromkeys(EFFORT_VARIABLES, nearest_effort(effort, self._abilities.efforts))
         return variables | ({"thinking": True} if wanted or effort is not None else {})
 
     def _continued(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> Prompt:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from predictor.chat.abilities import Abilities
+from predictor.chat.abilities import EFFORT_VARIABLES, EFFORTS, Abilities
 from predictor.chat.probing import (
     ANSWER,
     ARGUMENTS,
@@ -53,7 +53,19 @@ def learn_abilities(template: ChatTemplate) -> Abilities:
         shows_tools=tries.shows([user()], NAMES[0], tools=tools),
     )
     found = _calls(template, found, tools)
-    return _thoughts(template, found, tools)
+    return replace(_thoughts(template, found, tools), efforts=_efforts(template, found))
+
+
+def _efforts(template: ChatTemplate, found: Abilities) -> tuple[str, ...]:
+    if not any(name in template.source for name in EFFORT_VARIABLES):
+        return ()
+    tries = Prober(template, found)
+    taken = [
+        effort
+        for effort in EFFORTS
+        if tries.shows([user()], USER, thinking=True, **dict.fromkeys(EFFORT_VARIABLES, effort))
+    ]
+    return () if len(taken) == len(EFFORTS) else tuple(taken)
 
 
 def _base(template: ChatTemplate) -> Abilities:

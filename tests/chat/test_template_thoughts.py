@@ -8,6 +8,7 @@ import pytest
 from template_corpus import NAMES, each_template, template_source
 from written_answers import chat_format, messages_of, tools_of, written
 
+from predictor.chat.abilities import EFFORTS, nearest_effort
 from predictor.chat.events import Event, Text, Thought
 from predictor.chat.form import AnswerForm
 from predictor.chat.format import ChatFormat, Reasoning
@@ -129,3 +130,18 @@ def test_forms_that_templates_describe_in_words(name: str, text: str) -> None:
         events = [event for i in range(0, len(text), size) for event in reader.push(text[i : i + size])]
         thought, answer = told(events + reader.finish())
         assert (thought, answer.strip()) == (THOUGHT, "Yes."), size
+
+
+def test_every_effort_is_taken_by_every_template() -> None:
+    """By its nearest word where a template refuses it."""
+    question = messages_of([])[:1]
+    for name in NAMES:
+        for effort in ("none", *EFFORTS):
+            assert chat_format(name).prompt(Conversation(question, (), {}, effort)).text
+    efforts = {name: chat_format(name).abilities.efforts for name in NAMES}
+    assert {name: efforts for name, efforts in efforts.items() if efforts} == {
+        "Kimi-K3": ("low", "high", "max"),
+        "tencent-Hy3": ("low", "high"),
+    }
+    assert [nearest_effort(effort, ("low", "high")) for effort in EFFORTS] == ["low", "low", *["high"] * 4]
+    assert nearest_effort("medium", ()) == "medium"
