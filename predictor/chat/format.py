@@ -175,6 +175,8 @@ class ChatFormat:
         """
         if not tools and wish.answer is None:
             return None
+        if prompt.begun and wish.answer is not None and not wish.must_call:
+            return replace(wish.answer, begun=prompt.begun)
         writer = GrammarWriter(self._reading_form(tools, raw=False), wish.callable(tools), control)
         state = {"in_thought": prompt.in_thought, "may_think": prompt.may_think}
         if not tools:
@@ -193,11 +195,11 @@ class ChatFormat:
         is_raw = self.reasoning is Reasoning.RAW
         form = self._reading_form(tools, raw=is_raw)
         if form.channels is not None:
-            return ChannelReader(form.channels, tools)
+            return ChannelReader(form.channels, tools, in_text=bool(prompt.begun))
         in_thought = prompt.in_thought and form.thought is not None
         if form.thought is None and not is_raw:
             form = replace(form, thought=UNANNOUNCED_THOUGHT)
-        return FormReader(form, tools, in_thought=in_thought)
+        return FormReader(form, tools, in_thought=in_thought, in_text=bool(prompt.begun))
 
     def _reading_form(self, tools: Sequence[Tool], *, raw: bool) -> AnswerForm:
         form = self.form

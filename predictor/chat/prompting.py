@@ -61,11 +61,13 @@ class Prompt:
         rendered: what the model reads, and which of it the template wrote.
         in_thought: whether its end has begun a thought.
         may_think: whether the answer may begin with a thought of its own.
+        begun: the text of an answer that goes on, as far as it is there.
     """
 
     rendered: provenance.Prompt
     in_thought: bool = False
     may_think: bool = False
+    begun: str = ""
 
     @property
     def text(self) -> str:
@@ -177,7 +179,12 @@ class PromptWriter:
                 "the model's chat template doesn't show the last message as it is, so it can't be continued",
                 param="continue_final_message",
             )
-        return Prompt(rendered.cut(end))
+        cut = rendered.cut(end)
+        thought, text = self._form.thought, last.content.lstrip()
+        if thought and text.startswith(thought.start.strip()) and thought.end.strip() not in text:
+            return Prompt(cut, in_thought=True)
+        # Some templates strip what they show.
+        return Prompt(cut, begun=last.content if cut.text.endswith(last.content) else text)
 
     def _is_in_thought(self, text: str) -> bool:
         thought = self._form.thought

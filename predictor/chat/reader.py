@@ -18,6 +18,7 @@ class FormReader:
         form: how answers are written.
         tools: what may be called; their schemas tell texts from numbers where the form doesn't.
         in_thought: whether the prompt has begun a thought.
+        in_text: whether it goes on with a text.
         calls: how many the answer has had before.
     """
 
@@ -27,6 +28,7 @@ class FormReader:
         tools: Sequence[Tool],
         *,
         in_thought: bool = False,
+        in_text: bool = False,
         calls: int = 0,
     ) -> None:
         self._thought_start = form.thought.start.strip() if form.thought else ""
@@ -41,7 +43,9 @@ class FormReader:
         self._marks = tuple(filter(None, ("" if self._is_bare else self._trigger, self._content_end)))
         self._held = ""
         self._events: list[Event] = []
-        self._step = self._read_thought if in_thought else self._read_start
+        self._step = self._read_text if in_text else self._read_start
+        if in_thought:
+            self._step = self._read_thought
         # Whether white space that comes belongs to a text, which it does unless a mark stands before it.
         self._keeps_blanks = not in_thought
         self._is_muted = False

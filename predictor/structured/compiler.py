@@ -87,13 +87,14 @@ class ConstraintCompiler:
         """A maker of constraints that hold a whole answer to `grammar`; each sequence needs one of its own.
 
         Raises:
-            InvalidRequest: the grammar can't be compiled, or takes too much to do so.
+            InvalidRequest: the grammar can't be compiled, takes too much to do so, or doesn't allow what has
+                been begun.
         """
         compiled = await self._compile(grammar)
         size = len(compiled.vocabulary.pieces)
+        start = _behind(grammar.begun, compiled, grammar.param) if grammar.begun else compiled.matcher
         return MakeConstraint(
-            lambda: GrammarConstraint(compiled.matcher.deep_copy(), size, grammar.param),
-            compiled.not_enforced,
+            lambda: GrammarConstraint(start.deep_copy(), size, grammar.param), compiled.not_enforced
         )
 
     async def enforceable(
@@ -209,6 +210,19 @@ class ConstraintCompiler:
                 self._tokenizer = _tokenizer(self._vocabulary)
                 logger.info("read the vocabulary for grammars in %.2f s", time.perf_counter() - started)
             return self._tokenizer, self._vocabulary
+
+
+def _behind(begun: str, compiled: _Compiled, param: str) -> LLMatcher:
+    """The matcher behind what an answer has begun with."""
+    matcher = compiled.matcher.deep_copy()
+    tokens = compiled.tokenizer.tokenize_bytes(begun.encode())
+    if matcher.validate_tokens(tokens) < len(tokens) or not matcher.consume_tokens(tokens):
+        raise InvalidRequest(
+            f"the last message is to be continued, but it doesn't begin what {param} allows", param=param
+        )
+    if matcher.is_stopped():
+        raise InvalidRequest(f"the last message is all that {param} allows already", param=param)
+    return matcher
 
 
 def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer:

@@ -62,6 +62,7 @@ class Grammar:
         not_enforced: places of keywords that it passes over, each the request's field and a JSON pointer.
         origins: of the schemas in the text in their order, the field and the pointer where each stands.
         most: characters that the text may have.
+        begun: what of the answer is there already, and which it goes on with.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Grammar:
     not_enforced: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     most: int = MAX_CHARACTERS
+    begun: str = ""
 
     def __post_init__(self) -> None:
         if len(self.text) > self.most:
