@@ -41,7 +41,7 @@ FROM toolchain AS wheel
 ARG PIP_INDEX_URL
 ARG GGML_CUDA=OFF
 COPY --from=pins /build/pins.txt .
-COPY scripts/amx_tiles.h .
+COPY scripts/amx_tiles.h scripts/llama_cpp.cmake ./
 # Everything goes into the package's own folder, where the engine looks for the backends.
 # Older versions of pip read the first variable for build tools, newer ones the second.
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
@@ -50,7 +50,8 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     CXXFLAGS="-include /build/amx_tiles.h" \
     CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON \
         -DGGML_CUDA=${GGML_CUDA} -DCMAKE_INSTALL_BINDIR=llama_cpp/lib -DCMAKE_INSTALL_LIBDIR=llama_cpp/lib \
-        -DCMAKE_INSTALL_INCLUDEDIR=llama_cpp/include" \
+        -DCMAKE_INSTALL_INCLUDEDIR=llama_cpp/include \
+        -DCMAKE_PROJECT_llama_cpp_INCLUDE=/build/llama_cpp.cmake" \
     /build/pip/bin/pip wheel --no-deps --no-binary llama-cpp-python --wheel-dir wheels llama-cpp-python
 
 
@@ -69,7 +70,7 @@ ARG PIP_INDEX_URL
 ARG PIP_FIND_LINKS
 RUN python3 -m venv --without-pip /opt/kserve-llamacpp
 COPY --from=wheel /build/wheels wheels
-COPY constraints.txt pyproject.toml README.md ./
+COPY constraints.txt pyproject.toml README.md LICENSE NOTICE ./
 COPY --from=source /build/llama.cpp llama.cpp
 COPY scripts/openblas openblas
 COPY predictor predictor
@@ -90,7 +91,7 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     mkdir "$packages/llama_cpp/lib/openblas" && \
     sh openblas/build.sh llama.cpp /opt/kserve-llamacpp/bin/python "$packages/llama_cpp/lib/openblas/libggml-blas.so" && \
     # A wheel has no symbolic links, so it holds each library three times; two names are loaded.
-    find "$packages/llama_cpp/lib" \( -name 'lib*.so.*.*' -o -name 'libllama-common.*' \) -delete && \
+    find "$packages/llama_cpp/lib" -name 'lib*.so.*.*' -delete && \
     test "$(find "$packages/llama_cpp/lib" -name 'libggml-cpu-*.so' | wc -l)" -ge 10
 
 

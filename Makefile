@@ -8,7 +8,10 @@ SOAK ?= 30
 LLAMA_SERVER ?=
 # How llama-cpp-python is compiled. Without the multimodal library it takes about half as long.
 CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
-export CMAKE_ARGS
+# A compiled wheel of llama-cpp-python, or an index that has one: then nothing is compiled.
+LLAMA_WHEEL ?=
+LLAMA_INDEX ?=
+export CMAKE_ARGS LLAMA_WHEEL LLAMA_INDEX
 
 XDG_CACHE_HOME ?= $(HOME)/.cache
 CACHE := $(XDG_CACHE_HOME)/kserve-llamacpp
@@ -20,7 +23,10 @@ MODEL ?= $(DEMO_MODEL)
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What serving needs, and with it what everything else here needs.
+SERVES := $(VENV)/.serves
 INSTALLED := $(VENV)/.installed
+INSTALL := $(BIN)/python scripts/install_packages.py
 # Build tools are pinned too: older versions of pip read the first variable for them, newer ones the second.
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
@@ -34,7 +40,7 @@ help: ## list the targets
 
 setup: $(INSTALLED) $(FAST_MODEL) ## create .venv, compile llama.cpp once per machine, fetch the demo model
 
-serve: $(INSTALLED) $(filter $(DEMO_MODEL) $(FAST_MODEL),$(SERVED)) ## serve MODEL (the demo model) until Ctrl-C
+serve: $(SERVES) $(filter $(DEMO_MODEL) $(FAST_MODEL),$(SERVED)) ## serve MODEL (the demo model) until Ctrl-C
 	@exec $(BIN)/kserve-llamacpp serve "$(SERVED)" --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) $(ARGS)
 
 test: setup ## run the tests; ARGS goes to pytest
@@ -50,7 +56,7 @@ test-rollout: setup ## roll real models out behind Envoy, kill and simulate roll
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m slow tests/rollout $(ARGS)
 
 test-faults: setup ## inject faults and write docs/reliability.md; SOAK=30 minutes of mixed load
-	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[faults]'
+	@$(INSTALL) --editable '.[faults]'
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_SOAK_MINUTES=$(SOAK) \
 	KSERVE_LLAMACPP_FAULT_REPORT=docs/reliability.md $(BIN)/python -m pytest -m faults tests/faults $(ARGS)
 
@@ -94,18 +100,32 @@ clean: ## remove .venv; compiled llama.cpp and the demo model stay
 distclean: clean ## remove compiled llama.cpp and the demo model too: the next set-up compiles again
 	rm -rf "$(CACHE)/wheels" "$(CACHE)/openblas" "$(CACHE)/llama-server" "$(CACHE)/models"
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(SERVES): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	@echo "Setting up $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PINNED) $(BIN)/python scripts/build_llama.py wheel > $(VENV)/llama-wheel
-	@echo "Installing the pinned packages, one to two minutes the first time"
-	@$(PINNED) $(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$(cat $(VENV)/llama-wheel)"
-	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[test,lint,bench,ray,docs]'
+	@echo "Installing the pinned packages that serving needs"
+	@$(INSTALL) "$$(cat $(VENV)/llama-wheel)" --editable .
 	@$(PINNED) $(BIN)/python scripts/build_llama.py openblas
+	@echo "$(LLAMA_CHOICE)" > $(VENV)/llama-choice
 	@touch $@
 
-$(DEMO_MODEL): | $(INSTALLED)
+$(INSTALLED): $(SERVES)
+	@echo "Installing the pinned packages for tests, benchmarks and docs"
+	@$(INSTALL) --editable '.[test,lint,bench,ray,docs]'
+	@touch $@
+
+# Another wheel than last time is installed; naming none keeps what is there.
+LLAMA_CHOICE := $(LLAMA_WHEEL)$(LLAMA_INDEX)
+ifneq ($(LLAMA_CHOICE),)
+ifneq ($(LLAMA_CHOICE),$(file < $(VENV)/llama-choice))
+$(SERVES): FORCE
+.PHONY: FORCE
+endif
+endif
+
+$(DEMO_MODEL): | $(SERVES)
 	@echo "Fetching the demo model, 98 MB"
 	@$(BIN)/python scripts/fetch_demo_model.py "$@"
 
