@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from predictor import __version__
-from predictor.client.commands import bench, chat
+from predictor.client.commands import bench, chat, run
 from predictor.documentation import page
 from predictor.errors import PredictorError, StartupError
 from predictor.help import Command, Group
@@ -138,8 +138,33 @@ def _with_parameters(function: Any, parameters: list[Parameter]) -> Any:
 
 app.command(cls=Command, context_settings=_EITHER_SPELLING)(_with_parameters(serve, _serve_parameters()))
 
+app.command(
+    cls=Command,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, **_EITHER_SPELLING},
+)(run)
 app.command(cls=Command)(chat)
 app.command(cls=Command)(bench)
+
+
+@app.command(cls=Command)
+def doctor(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Look at a cluster with KServe instead.")
+    ] = False,
+    context: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The kubeconfig's context.", show_default="the current one"),
+    ] = None,
+) -> None:
+    """Say what of this machine or of a cluster will hurt, and what to do; status 1 where something fails."""
+    from predictor.doctor.command import run_doctor
+
+    try:
+        if not run_doctor(cluster, context):
+            raise typer.Exit(EXIT_FAILURE)
+    except StartupError as error:
+        _fail(error.message, EXIT_FAILURE)
+
 
 models = typer.Typer(cls=Group, help="Look at model files and convert them.", no_args_is_help=True)
 app.add_typer(models, name="models")
