@@ -31,7 +31,7 @@ INSTALL := $(BIN)/python scripts/install_packages.py
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test docs reference clean distclean
+.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test chart docs reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench-platforms: setup ## compare KServe with Ray Serve on this machine
 
 image-test: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## build the image and test it
 	@$(BIN)/python scripts/image_test.py "$(MODEL)"
+
+chart: $(INSTALLED) ## write the chart's objects anew from the kustomize folders
+	@$(BIN)/python scripts/chart_files.py
 
 docs: $(INSTALLED) ## build the documentation's site in build/site; a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
