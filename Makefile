@@ -31,7 +31,7 @@ INSTALL := $(BIN)/python scripts/install_packages.py
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test chart docs reference clean distclean
+.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test audit chart docs reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ bench-platforms: setup ## compare KServe with Ray Serve on this machine
 
 image-test: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## build the image and test it
 	@$(BIN)/python scripts/image_test.py "$(MODEL)"
+
+audit: $(INSTALLED) ## compare the pinned versions with known vulnerabilities
+	@$(INSTALL) --editable '.[audit]'
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
 chart: $(INSTALLED) ## write the chart's objects anew from the kustomize folders
 	@$(BIN)/python scripts/chart_files.py
