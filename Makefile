@@ -31,7 +31,7 @@ INSTALL := $(BIN)/python scripts/install_packages.py
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test audit chart docs reference clean distclean
+.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test audit chart release docs reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ audit: $(INSTALLED) ## compare the pinned versions with known vulnerabilities
 
 chart: $(INSTALLED) ## write the chart's objects anew from the kustomize folders
 	@$(BIN)/python scripts/chart_files.py
+
+release: $(INSTALLED) ## make a release's files from VERSION=1.4.0; PUBLISH=1 commits and tags it too
+	@$(BIN)/python scripts/release.py $(if $(PUBLISH),--publish) "$(VERSION)"
 
 docs: $(INSTALLED) ## build the documentation's site in build/site; a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
