@@ -7,6 +7,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address
 
 from predictor.cgroup import in_container
+from predictor.documentation import page
 from predictor.errors import StartupError
 from predictor.settings import Settings, flag
 
@@ -32,12 +33,13 @@ def warn_if_open(settings: Settings) -> None:
     if settings.api_key_file is None and not address.is_loopback:
         logger.warning(
             "listening on %s without API keys: whoever reaches port %d may call; give %s, or %s %s for this "
-            "machine alone",
+            "machine alone (%s)",
             address,
             settings.http_port,
             flag("api_key_file"),
             flag("host"),
             LOOPBACK,
+            page("security#who-reaches-it"),
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from predictor.chat.format import ChatFormat, Reasoning
 from predictor.chat.template import ChatTemplate
+from predictor.documentation import page
 from predictor.engine.engine import Engine
 from predictor.engine.llama.cpu import is_repacked
 from predictor.formats.advice import log_format
@@ -68,7 +69,12 @@ class BackgroundLoad:
             self.name, engine, chat_format, trust_message_tokens=self._plan.trust_message_tokens
         )
         for weakness in generator.weaknesses():
-            logger.warning("the chat template of %s isn't safe from its users: %s", self.name, weakness)
+            logger.warning(
+                "the chat template of %s isn't safe from its users: %s (%s)",
+                self.name,
+                weakness,
+                page("security#control-tokens-in-what-users-write"),
+            )
         return generator
 
     async def watch(self) -> None:
