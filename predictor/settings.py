@@ -165,6 +165,16 @@ class Settings(BaseSettings):
         ),
         Shown(NETWORK, "seconds"),
     ] = 60
+    sse_ping_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            description="After so long without an event, a stream sends a comment or its protocol's ping, so "
+            "that proxies and clients don't take it for dead while a long prompt is read; 0 sends none.",
+        ),
+        Shown(NETWORK, "seconds"),
+    ] = 15
     grace_period_seconds: Annotated[
         int,
         Field(
