@@ -85,7 +85,9 @@ class DecodeLoop:
             turns=AdapterTurns() if self._adapters else None,
             whole_prompts=self.whole_prompts,
         )
-        self._pacer = PrefillPacer(self._step_cost, config.max_step_seconds)
+        self._pacer = PrefillPacer(
+            self._step_cost, config.max_step_seconds, most_tokens=config.max_batch_tokens
+        )
         self._on_end = on_end
         self._observer = observer
         self._jobs: dict[Sequence, Job] = {}
