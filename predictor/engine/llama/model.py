@@ -75,6 +75,11 @@ class Model(Owner):
         """False for encoders, in which a token sees those behind it too."""
         return self.metadata(f"{self.metadata('general.architecture')}.attention.causal") != "false"
 
+    @property
+    def vocab_handle(self) -> Any:
+        """llama.cpp's pointer to the vocabulary."""
+        return self._vocab
+
     def metadata(self, key: str) -> str:
         """A value of the GGUF header as text, "" where there is none; long ones are cut."""
         buffer = ctypes.create_string_buffer(256)
