@@ -20,6 +20,7 @@ from predictor.engine.llama import (
     Model,
 )
 from predictor.engine.pacing import MOST_GROWTH
+from predictor.engine.past import Past
 from predictor.engine.radix_tree import common_prefix
 from predictor.engine.sequence import Sequence
 from predictor.engine.step_cost import StepCost
@@ -39,7 +40,7 @@ def load_draft_model(path: Path, target: Model, *, gpu_layers: int) -> Model:
     """
     model = Model(path, gpu_layers=gpu_layers)
     reason = None
-    if not (model.can_generate and model.can_cut_prefix):
+    if not (model.can_generate and model.past is Past.ALL):
         reason = "it can't generate text token by token and take tokens back"
     elif model.n_vocab != target.n_vocab:
         reason = f"it has {model.n_vocab} tokens, and the model {target.n_vocab}"
