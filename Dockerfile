@@ -108,6 +108,7 @@ COPY --from=build /opt/kserve-llamacpp /opt/kserve-llamacpp
 # /tmp is all that is written to, whoever the user is: OpenShift and KServe's modelcars choose their own.
 ENV PATH=/opt/kserve-llamacpp/bin:$PATH \
     HOME=/tmp \
+    LLAMACPP_HOST=0.0.0.0 \
     PYTHONDONTWRITEBYTECODE=1
 USER 1000:1000
 EXPOSE 8080 8081

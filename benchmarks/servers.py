@@ -34,7 +34,7 @@ class Setup:
     Attributes:
         sequences: requests that run at once.
         context_tokens: KV cache cells for all of them together; each gets an equal part.
-        llama_server_flags: its fastest here, found with `benchmarks.llama_server_flags`.
+        llama_server_flags: those that `benchmarks.tuning` found its best.
         our_flags: more options of our server.
         own_cells: whether our server gives each sequence cells of its own rather than one pool to all.
         our_defaults: our server is told nothing of all this.

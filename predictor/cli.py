@@ -9,7 +9,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
+from predictor import __version__
 from predictor.client.commands import bench, chat
+from predictor.documentation import page
 from predictor.errors import PredictorError, StartupError
 from predictor.help import Command, Group
 from predictor.settings import Settings, env_var, explain, flag, shown
@@ -27,6 +29,7 @@ app = typer.Typer(
     name="kserve-llamacpp",
     cls=Group,
     help="Serve GGUF language models through KServe, with llama.cpp.",
+    epilog=f"Documentation: {page('index')}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,9 +39,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"kserve-llamacpp {version('kserve-llamacpp')}")
+        typer.echo(f"kserve-llamacpp {__version__}")
         raise typer.Exit
 
 

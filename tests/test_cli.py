@@ -106,6 +106,7 @@ def test_version() -> None:
 
 
 VALUES = {
+    "host": "::1",
     "model_name": "m",
     "model_file": "Q4_0",
     "pooling": "mean",

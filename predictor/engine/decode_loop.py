@@ -26,7 +26,7 @@ from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
 from predictor.engine.past import Past
 from predictor.engine.pooler import Pooler
-from predictor.engine.request import FinishReason
+from predictor.engine.request import Delta, FinishReason, PromptProgress
 from predictor.engine.resume_points import ResumePoints
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence, unanswered_waits
@@ -207,6 +207,7 @@ class DecodeLoop:
             sequence = chunk.sequence
             if chunk.end in sequence.stops:
                 self._cells.keep_point(sequence.sequence_id, sequence.tokens[: chunk.end], sequence.adapter)
+        self._tell_progress(chunks)
         for job, index in outputs:
             self._generated_tokens += self._advance_alone(job, index, drafts.get(job.sequence, []))
         # What ended in this step may be saved for the requests of the next.
@@ -331,6 +332,15 @@ class DecodeLoop:
             self._end(chunks, error)
             return None
         return time.perf_counter() - started
+
+    def _tell_progress(self, chunks: Collection[Chunk]) -> None:
+        """Put into the streams how far prompts have been read, where somebody wants to know."""
+        for sequence in (chunk.sequence for chunk in chunks):
+            if sequence.request.wants_progress and not sequence.num_generated:
+                seconds = time.monotonic() - sequence.admitted
+                total, cached = len(sequence.request.prompt), sequence.cached_tokens
+                progress = PromptProgress(total, cached, sequence.num_computed, seconds)
+                self._outbox.put(self._jobs[sequence].stream, Delta("", progress=progress))
 
     def _end(self, chunks: Collection[Chunk], error: Exception) -> None:
         """End the sequences of a failed batch; their cells can't be trusted."""

@@ -181,6 +181,7 @@ class Request:
             `ignore_eos` has no effect beside it.
         adapter: name of the engine's adapter to use, None for the model alone.
         marks: text of the control tokens that show in the answer, by id; all others show as nothing.
+        wants_progress: whether its stream tells how far the prompt has been read.
     """
 
     id: str
@@ -189,6 +190,7 @@ class Request:
     constraint: TokenConstraint | None = None
     adapter: str | None = None
     marks: Mapping[int, bytes] = field(default_factory=dict)
+    wants_progress: bool = False
 
     def __post_init__(self) -> None:
         if self.constraint is not None and self.params.ignore_eos:
@@ -213,6 +215,23 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How far a prompt has been read.
+
+    Attributes:
+        total: tokens of the prompt.
+        cached: those that were in the cache.
+        processed: those that are in the cache now, of both kinds.
+        seconds: since its reading began.
+    """
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What one sequence gained since its last delta.
 
@@ -223,6 +242,8 @@ class Delta:
         finish_reason: set on the last delta only.
         cached_tokens: prompt tokens that were taken from the prefix cache.
         stop_string: on the last delta, the stop string that ended it, if one did.
+        progress: how far the prompt has been read, on deltas of their own before the first token, where the
+            request wants to know.
         vector: on the last delta, what an engine that pools made of the prompt, float32.
     """
 
@@ -232,4 +253,5 @@ class Delta:
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
     stop_string: str | None = None
+    progress: PromptProgress | None = None
     vector: npt.NDArray[np.float32] | None = field(default=None, compare=False)

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from predictor.documentation import page
 from predictor.engine.engine import Engine
 from predictor.serving.startup import StartupPlan
 from predictor.telemetry.startup_times import StartupTimes
@@ -69,7 +70,12 @@ class BackgroundLoad:
             self.name, engine, chat_format, trust_message_tokens=self._plan.trust_message_tokens
         )
         for weakness in generator.weaknesses():
-            logger.warning("the chat template of %s isn't safe from its users: %s", self.name, weakness)
+            logger.warning(
+                "the chat template of %s isn't safe from its users: %s (%s)",
+                self.name,
+                weakness,
+                page("security#control-tokens-in-what-users-write"),
+            )
         return generator
 
     async def watch(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -255,36 +254,6 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         use_mlock=settings.mlock,
         adapters={a.name: AdapterConfig(a.path, a.scale) for a in settings.lora or ()},
     )
-
-
-def local_url(settings: Settings) -> str:
-    """Where a client on this machine finds the server."""
-    scheme = "https" if settings.tls_cert_file else "http"
-    return f"{scheme}://localhost:{settings.http_port}"
-
-
-def check_ports(settings: Settings) -> None:
-    """Make sure that the ports are free.
-
-    gRPC would share a port that is in use without a word, and uvicorn finds out after the load.
-
-    Raises:
-        StartupError: one is in use.
-    """
-    ports = {"http_port": settings.http_port, "open_port": settings.open_port}
-    if settings.enable_grpc:
-        ports["grpc_port"] = settings.grpc_port
-    for field, port in ports.items():
-        if port is None:
-            continue
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError as error:
-                raise StartupError(
-                    f"port {port} can't be used ({error.strerror}): choose another with {flag(field)}"
-                ) from error
 
 
 def _check_traces(settings: Settings) -> None:
