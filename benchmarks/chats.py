@@ -7,12 +7,12 @@ import random
 import time
 from collections.abc import Sequence
 
-from benchmarks.measure import Goal, Metric, Outcome
-from benchmarks.scenarios import ServingScenario
+from benchmarks.measure import Goal, Metric, Outcome, percentiles
+from benchmarks.scenarios import ServingScenario, Tuning
 from benchmarks.servers import RunningServer, Setup
 from predictor.client import prompts
 from predictor.client.load import LoadGenerator, Stream, conversation
-from predictor.client.records import LoadResult, percentile
+from predictor.client.records import LoadResult
 
 CHATS, TURNS = 6, 12
 _SYSTEM_TOKENS, _USER_TOKENS = 60, 40
@@ -49,9 +49,8 @@ async def _chat(server: RunningServer, generator: LoadGenerator, point: str, see
 def _figures(result: LoadResult) -> dict[str, float]:
     first, between = result.times_to_first_token, result.inter_token_latencies
     figures = {"tokens_per_second": result.output_tokens_per_second}
-    if first and between:
-        figures |= {f"first_token_p{percent}": percentile(first, percent) for percent in (50, 95)}
-        figures |= {f"inter_token_p{percent}": percentile(between, percent) for percent in (50, 95, 99)}
+    figures |= percentiles("first_token", first, (50, 95))
+    figures |= percentiles("inter_token", between, (50, 95, 99))
     figures["cached_tokens"] = sum(record.cached_tokens for record in result.records)
     return figures
 
@@ -83,4 +82,7 @@ CHAT = ServingScenario(
     groups=[[_IN_STEP], [_TALK]],
     work=_chats,
     same_work=False,
+    tuning=Tuning(
+        ("", "-ub 128", "-ub 1024", "-fa off", "-kvu"), _IN_STEP, "tokens_per_second", more_is_better=True
+    ),
 )
