@@ -345,6 +345,14 @@ class Settings(BaseSettings):
         Field(description="Number format of the KV cache; q8_0 takes about half the memory of f16."),
         Shown(COMPUTE, "f16|q8_0"),
     ] = "f16"
+    full_window: Annotated[
+        bool,
+        Field(
+            description="Keep all tokens of layers with a sliding window, not only those in it: takes more "
+            "memory, and chats can be gone back in as far as you like."
+        ),
+        Shown(COMPUTE, ""),
+    ] = False
     mmap: Annotated[
         bool,
         Field(description="Map the file into memory; without it, it is read in full first."),

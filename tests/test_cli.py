@@ -116,6 +116,7 @@ VALUES = {
     "trust_message_tokens": "true",
     "enable_grpc": "false",
     "mmap": "false",
+    "full_window": "true",
     "mlock": "true",
     "draft_ngrams": "true",
     "ui": "true",

@@ -15,7 +15,7 @@ from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, fits_s
 from predictor.engine.prefix_store import PrefixStore
 from predictor.errors import StartupError
 from predictor.formats.repacking import gains_from_openblas
-from predictor.models.cache_size import CacheShape, is_recurrent
+from predictor.models.cache_size import CacheShape
 from predictor.models.digest import content_key
 from predictor.models.gguf import GgufHeader
 from predictor.models.gguf_split import read_parts
@@ -150,15 +150,21 @@ def _cache_shape(
     settings: Settings, model: GgufHeader, context_tokens: int, pooling: Pooling | None
 ) -> CacheShape:
     """The context that the engine is going to make; see `predictor.engine.layout.plan_layout`."""
-    slots = (
-        pooling is None
-        and not is_recurrent(model)
-        and fits_slots(
-            context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
-        )
+    slots = pooling is None and fits_slots(
+        context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
     )
-    tokens = max(context_tokens, _batch_tokens(settings, pooling, context_tokens) if pooling else 0)
-    return CacheShape(tokens, settings.max_sequences, slots, settings.kv_cache_type, settings.flash_attention)
+    batch_tokens = _batch_tokens(settings, pooling, context_tokens)
+    guesses = settings.draft_ngrams or settings.draft_model is not None
+    return CacheShape(
+        max(context_tokens, batch_tokens if pooling else 0),
+        settings.max_sequences,
+        slots,
+        settings.kv_cache_type,
+        settings.flash_attention,
+        batch_tokens,
+        settings.full_window,
+        min(settings.draft_tokens, batch_tokens - 2) if guesses else 0,
+    )
 
 
 def _certificate(settings: Settings) -> CertificateFiles | None:
@@ -210,7 +216,10 @@ def _prefix_store(settings: Settings, files: list[Path], context_tokens: int) ->
         context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
     )
     ranges = settings.max_sequences if slots else 1
-    details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(ranges))
+    details = (
+        *(version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention),
+        *(str(ranges), str(settings.full_window)),
+    )
     limit = settings.prefix_cache_dir_mib * 2**20
     adapters = {a.name: content_key([a.path], str(a.scale)) for a in settings.lora or ()}
     return PrefixStore(settings.prefix_cache_dir, content_key(files, *details), limit, adapters)
@@ -240,6 +249,7 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         gpu_layers=settings.n_gpu_layers,
         flash_attention=settings.flash_attention,
         cache_type=settings.kv_cache_type,
+        full_window=settings.full_window,
         use_mmap=settings.mmap,
         use_mlock=settings.mlock,
         adapters={a.name: AdapterConfig(a.path, a.scale) for a in settings.lora or ()},
