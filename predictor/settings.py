@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from predictor.models.lora import LoraAdapter, parse_adapters
+from predictor.models.names import parse_names
 from predictor.option_conflicts import CONFLICTS, RAY_ONLY
 
 ENV_PREFIX = "LLAMACPP_"
@@ -83,8 +84,13 @@ class Settings(BaseSettings):
         Shown(MODEL, "reference"),
     ]
     model_name: Annotated[
-        str | None,
-        Field(min_length=1, pattern=r"^[^/\s]+$", description="Name that requests use for the model."),
+        tuple[str, ...] | None,
+        NoDecode,
+        BeforeValidator(parse_names),
+        Field(
+            description="Name that requests use for the model; may be given several times, in the "
+            "environment with blanks between. The first one is its name in answers, metrics and traces.",
+        ),
         Shown(MODEL, "name", "the file's name without .gguf"),
     ] = None
     model_file: Annotated[

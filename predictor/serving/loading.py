@@ -34,6 +34,7 @@ class BackgroundLoad:
 
     def __init__(self, plan: StartupPlan, times: StartupTimes) -> None:
         self.name = plan.name
+        self.aliases = plan.aliases
         self.adapters = list(plan.engine.adapters)
         self._plan = plan
         self._times = times

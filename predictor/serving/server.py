@@ -73,7 +73,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         from predictor.serving.lifecycle import DrainingModelServer
 
     add_request_fields(request_id=current_request_id, path=current_path, api_key=current_caller)
-    models = ServedModels(load.name, load.adapters, load.count_refused)
+    models = ServedModels(load.name, load.adapters, load.count_refused, aliases=load.aliases)
     gate = gate_of(settings, load.count_refused)
     served = mount_protocols(app, models, settings, gate)
 

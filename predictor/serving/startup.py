@@ -40,6 +40,7 @@ class StartupPlan:
 
     Attributes:
         name: the model's name in every protocol.
+        aliases: further names that requests may use.
         engine: what to load and how.
         chat_template: the Jinja source that replaces the model's own, None to keep that.
         trust_message_tokens: whether control tokens in what users write are read.
@@ -51,6 +52,7 @@ class StartupPlan:
     """
 
     name: str
+    aliases: tuple[str, ...]
     engine: EngineConfig
     chat_template: str | None
     trust_message_tokens: bool
@@ -73,7 +75,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
     certificate = _certificate(settings)
     path = resolve_model(settings.model, model_file=settings.model_file)
     parts = read_parts(path)
-    name = settings.model_name or path.stem
+    name, *aliases = settings.model_name or (path.stem,)
     context_tokens = kv_cache_tokens(
         settings.context_tokens,
         sequence_tokens=settings.max_sequence_tokens,
@@ -86,7 +88,8 @@ def plan_startup(settings: Settings) -> StartupPlan:
             f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
         )
     pooling = _pooling(settings, parts)
-    _check_helpers(settings, name, parts[0], pooling)
+    check_names([name, *aliases], settings.lora or ())
+    _check_helpers(settings, parts[0], pooling)
     estimate = _check_memory(settings, parts, context_tokens, pooling)
     logger.info(
         "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
@@ -110,6 +113,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
     )
     return StartupPlan(
         name,
+        tuple(aliases),
         config,
         template,
         settings.trust_message_tokens,
@@ -121,13 +125,12 @@ def plan_startup(settings: Settings) -> StartupPlan:
     )
 
 
-def _check_helpers(settings: Settings, name: str, model: GgufHeader, pooling: Pooling | None) -> None:
+def _check_helpers(settings: Settings, model: GgufHeader, pooling: Pooling | None) -> None:
     adapters = settings.lora or ()
     if pooling is not None and adapters:
         raise StartupError(f"{flag('lora')} needs a model that generates text: leave it out, or the pooling")
     if pooling is not None and (settings.draft_ngrams or settings.draft_model is not None):
         raise StartupError(f"{model.path} generates no text, so nothing can be guessed: leave the draft out")
-    check_names(name, adapters)
     for adapter in adapters:
         check_adapter(adapter, model)
 
