@@ -95,6 +95,7 @@ class DecodeLoop:
             turns=AdapterTurns() if self._adapters else None,
             whole_prompts=self.whole_prompts,
             points=ResumePoints(model.is_control) if keeps else None,
+            max_outputs=layout.params.outputs,
         )
         self._pacer = PrefillPacer(
             self._step_cost, config.max_step_seconds, most_tokens=config.max_batch_tokens
@@ -208,8 +209,8 @@ class DecodeLoop:
             if chunk.end in sequence.stops:
                 self._cells.keep_point(sequence.sequence_id, sequence.tokens[: chunk.end], sequence.adapter)
         self._tell_progress(chunks)
-        for job, index in outputs:
-            self._generated_tokens += self._advance_alone(job, index, drafts.get(job.sequence, []))
+        for chunk, index in outputs:
+            self._generated_tokens += self._advance_alone(chunk, index, drafts.get(chunk.sequence, []))
         # What ended in this step may be saved for the requests of the next.
         self._cells.carry_out()
         self._steps += 1
@@ -249,10 +250,13 @@ class DecodeLoop:
         )
         self._prompt_tokens += prefilled
 
-    def _advance_alone(self, job: Job, index: int, draft: list[int]) -> int:
+    def _advance_alone(self, chunk: Chunk, index: int, draft: list[int]) -> int:
         """Advance a sequence; whatever fails there costs that sequence and no other."""
+        job = self._jobs[chunk.sequence]
         try:
-            return self._advance(job, index, draft)
+            if chunk.sequence.is_scoring:
+                self._generator.score(job, chunk.start, index + chunk.start + 1 - chunk.end)
+            return self._advance(job, index, draft) if chunk.completes else 0
         except Exception as error:
             logger.exception("a sequence failed and is ended")
             if job.sequence in self._jobs:
@@ -285,11 +289,11 @@ class DecodeLoop:
 
     def _fill_batch(
         self, chunks: Collection[Chunk], drafts: Mapping[Sequence, list[int]]
-    ) -> list[tuple[Job, int]]:
+    ) -> list[tuple[Chunk, int]]:
         """Write the chunks into the batch, guesses behind their sequence's token.
 
         Returns:
-            Whose logits will be at which index.
+            The chunks that will have logits, with the batch index of their last token.
         """
         self._batch.clear()
         outputs = []
@@ -301,9 +305,10 @@ class DecodeLoop:
                 chunk.start,
                 sequence.sequence_id,
                 logits=chunk.completes,
+                all_logits=sequence.is_scoring,
             )
-            if chunk.completes:
-                outputs.append((self._jobs[sequence], index))
+            if chunk.completes or sequence.is_scoring:
+                outputs.append((chunk, index))
             for offset, token in enumerate(drafts.get(sequence, ())):
                 self._batch.add([token], chunk.end + offset, sequence.sequence_id, logits=True)
         return outputs

@@ -182,6 +182,8 @@ class Request:
         adapter: name of the engine's adapter to use, None for the model alone.
         marks: text of the control tokens that show in the answer, by id; all others show as nothing.
         wants_progress: whether its stream tells how far the prompt has been read.
+        scores_prompt: whether log-probabilities are wanted of the prompt's tokens too, and of the token that
+            ends the answer; needs `top_logprobs`. The prompt is then computed whole, whatever is cached.
     """
 
     id: str
@@ -191,6 +193,7 @@ class Request:
     adapter: str | None = None
     marks: Mapping[int, bytes] = field(default_factory=dict)
     wants_progress: bool = False
+    scores_prompt: bool = False
 
     def __post_init__(self) -> None:
         if self.constraint is not None and self.params.ignore_eos:
@@ -244,6 +247,7 @@ class Delta:
         stop_string: on the last delta, the stop string that ended it, if one did.
         progress: how far the prompt has been read, on deltas of their own before the first token, where the
             request wants to know.
+        prompt_logprobs: one entry for each next token of the prompt, from its second on, when asked for.
         vector: on the last delta, what an engine that pools made of the prompt, float32.
     """
 
@@ -254,4 +258,5 @@ class Delta:
     cached_tokens: int = 0
     stop_string: str | None = None
     progress: PromptProgress | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     vector: npt.NDArray[np.float32] | None = field(default=None, compare=False)

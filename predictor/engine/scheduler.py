@@ -65,6 +65,7 @@ class Scheduler:
         turns: whose sequences may be in one batch; None for all.
         whole_prompts: compute each prompt in one step; none may be longer than max_batch_tokens.
         points: plans where the state of sequences is kept; None where they can be cut anywhere.
+        max_outputs: most tokens of a step whose logits can be had, at least max_sequences; None for all.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Scheduler:
         turns: AdapterTurns | None = None,
         whole_prompts: bool = False,
         points: ResumePoints | None = None,
+        max_outputs: int | None = None,
     ) -> None:
         if max_batch_tokens < max_sequences:
             raise ValueError("max_batch_tokens must be at least max_sequences")
@@ -88,6 +90,7 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self._turns = turns
         self._points = points
+        self._max_outputs = max_batch_tokens if max_outputs is None else max_outputs
         self._share = _share_whole if whole_prompts else _share
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -150,7 +153,7 @@ class Scheduler:
             budget = min(budget, limit)
         chunks = [Chunk(s, s.num_computed, len(s.tokens)) for s in decoding]
         chunks += self._share(budget, [s for s in batch if not s.is_decoding])
-        return self._fit(chunks)
+        return self._fit(self._with_logits(chunks))
 
     def commit(self, chunks: Collection[Chunk]) -> None:
         """Record that a batch was computed."""
@@ -170,7 +173,7 @@ class Scheduler:
         queue = len(self.waiting)
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting.popleft()
-            match = self.cache.lookup(sequence.tokens, sequence.adapter)
+            match = self.cache.lookup(sequence.reusable, sequence.adapter)
             if self._waits_for_prefix(sequence, match, queue):
                 passed.append(sequence)
                 continue
@@ -183,7 +186,7 @@ class Scheduler:
         """Whether another sequence is computing a beginning that this one, of so many, could take over."""
         if not self.cache.reuses or self._host_is_missing:
             return False
-        tokens = candidate.tokens
+        tokens = candidate.reusable
         ahead = 0
         for other in self.running:
             if other.num_missing > 1 and other.adapter == candidate.adapter:
@@ -211,13 +214,13 @@ class Scheduler:
     def _start(self, sequence: Sequence, match: Match) -> bool:
         tokens = sequence.tokens
         sequence_id = None
-        found = self.host.match(tokens[:-1], sequence.adapter)
+        found = self.host.match(sequence.reusable[:-1], sequence.adapter)
         shared = max(match.shared, found.shared)
         length = found.length
         if found.prefix is not None and length - match.length >= WORTH_SAVING_TOKENS:
             sequence_id = self._restore(tokens, found)
             if sequence_id is None:  # the attempt may have evicted what was found before
-                match = self.cache.lookup(tokens, sequence.adapter)
+                match = self.cache.lookup(sequence.reusable, sequence.adapter)
         if sequence_id is None:
             sequence_id, length = self.cache.start(tokens, match), match.length
         if sequence_id is None:
@@ -246,6 +249,18 @@ class Scheduler:
         self.cache.restored(sequence_id, tokens, found.length)
         self.host.touch(saved)
         return sequence_id
+
+    def _with_logits(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The chunks, those of prompts that are scored cut to the logits that can be had."""
+        room = self._max_outputs - len(chunks)
+        cut = []
+        for chunk in chunks:
+            if chunk.sequence.is_scoring:
+                size = min(chunk.end - chunk.start, room + 1)
+                room -= size - 1
+                chunk = Chunk(chunk.sequence, chunk.start, chunk.start + size)
+            cut.append(chunk)
+        return cut
 
     def _fit(self, chunks: list[Chunk]) -> list[Chunk]:
         """Make room for the chunks, preempting the sequence admitted last as often as needed."""

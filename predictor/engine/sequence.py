@@ -25,6 +25,7 @@ class Sequence:
         max_tokens: most tokens to generate, cut to what the context can hold; 0 where the prompt is all.
         tokens: prompt, then generated.
         num_computed: how many of the first tokens have their cells.
+        num_scored: tokens of the prompt whose log-probability is known, and the first, which has none.
         sequence_id: llama.cpp's id while running, -1 otherwise.
         cached_tokens: prompt tokens taken over from the prefix cache at the first admission.
         admitted_size: number of tokens at the last admission.
@@ -39,6 +40,7 @@ class Sequence:
     max_tokens: int
     tokens: list[int] = field(default_factory=list)
     num_computed: int = 0
+    num_scored: int = 1
     sequence_id: int = -1
     cached_tokens: int = 0
     admitted_size: int = 0
@@ -80,6 +82,16 @@ class Sequence:
     def is_decoding(self) -> bool:
         """Whether only the newest generated token is missing."""
         return self.num_missing == 1 and self.num_generated > 0
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether logits are wanted behind every token of the prompt, and some are missing."""
+        return self.request.scores_prompt and self.num_scored < len(self.request.prompt)
+
+    @property
+    def reusable(self) -> list[int]:
+        """The tokens of which all but the last may have cells that were computed for others."""
+        return self.tokens[: self.num_scored] if self.is_scoring else self.tokens
 
     @property
     def expected_size(self) -> int:

@@ -50,11 +50,13 @@ class Asked:
 
     Attributes:
         tokens, logprobs: of its answer, as far as it went.
+        prompt_logprobs: of its prompt's tokens from the second on, where they were asked for.
     """
 
     request: Request
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
     cancelled: bool = False
 
 
@@ -94,7 +96,7 @@ class World:
         self.takes_back = self._context.takes_back(8)
 
     def logprobs(self, asked: Asked) -> list[float]:
-        """Of an answer's tokens, computed with nothing else anywhere."""
+        """Of all tokens of a prompt and its answer but the first, computed with nothing else anywhere."""
         prompt = list(asked.request.prompt)
         tokens = prompt + asked.tokens
         self._context.clear()
@@ -104,8 +106,8 @@ class World:
             self._batch.add([token], position, 0, logits=True)
         self._context.decode(self._batch)
         found = []
-        for index, token in enumerate(asked.tokens):
-            logits = self._context.logits(len(prompt) - 1 + index).astype(np.float64)
+        for index, token in enumerate(tokens[1:]):
+            logits = self._context.logits(index).astype(np.float64)
             highest = logits.max()
             found.append(float(logits[token] - highest - math.log(np.exp(logits - highest).sum())))
         return found
@@ -139,6 +141,7 @@ async def live(world: World, folder: Path, seed: int) -> Counter[str]:
                 seen["answers"] += 1
                 seen["cancelled"] += one.cancelled
                 seen["tokens"] += len(one.tokens)
+                seen["scored"] += len(one.prompt_logprobs)
                 _check_answer(world, one, f"seed {seed}, {options}")
     return seen
 
@@ -214,7 +217,7 @@ def _request(
         top_logprobs=0,
     )
     adapter = chance.choice([None, *engine.config.adapters])
-    return Request("r", prompt, params, adapter=adapter)
+    return Request("r", prompt, params, adapter=adapter, scores_prompt=chance.random() < 0.2)
 
 
 async def _serve(engine: Engine, chance: random.Random, stems: list[tuple[int, ...]]) -> list[Asked]:
@@ -240,6 +243,7 @@ async def _read(asked: Asked, stream: TokenStream, until: int | None) -> None:
     if until == 0:
         stream.cancel()
     async for delta in stream:
+        asked.prompt_logprobs += [entry.logprob for entry in delta.prompt_logprobs]
         asked.tokens += [entry.token for entry in delta.logprobs]
         asked.logprobs += [entry.logprob for entry in delta.logprobs]
         if until is not None and len(asked.tokens) >= until and not asked.cancelled:
@@ -253,7 +257,13 @@ def _check_answer(world: World, asked: Asked, where: str) -> None:
         most = min(request.params.max_tokens or LONGEST, LONGEST - len(request.prompt))
         assert len(asked.tokens) >= min(most, 1), where
     alone = world.logprobs(asked)
-    for place, (said, true) in enumerate(zip(asked.logprobs, alone, strict=True)):
+    scored = len(request.prompt) - 1 if request.scores_prompt else 0
+    if asked.tokens or not asked.cancelled:
+        assert len(asked.prompt_logprobs) == scored, where
+    said_of = [(i, said) for i, said in enumerate(asked.prompt_logprobs)]
+    said_of += [(len(request.prompt) - 1 + i, said) for i, said in enumerate(asked.logprobs)]
+    for place, said in said_of:
+        true = alone[place]
         assert abs(said - true) < TOLERANCE, (
             f"{where}: token {place} of {len(alone)}, adapter {request.adapter}: {said:.4f}, alone {true:.4f}"
         )

@@ -29,3 +29,4 @@ async def test_no_token_is_computed_with_anything_but_its_own_sequence(
             seen += await live(world, Path(folder), seed=seen["engines"])
     world.close()
     assert seen["tokens"] > 100
+    assert seen["scored"] > 100

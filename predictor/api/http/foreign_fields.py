@@ -110,7 +110,7 @@ FOREIGN_FIELDS: Mapping[str, ForeignField] = {
     "logprob_token_ids": ForeignField("ask for top_logprobs"),
     "n_probs": ForeignField("ask for logprobs and top_logprobs"),
     "post_sampling_probs": ForeignField("leave it out: log-probabilities are the model's own"),
-    "prompt_logprobs": ForeignField("leave it out: prompts have no log-probabilities here", ()),
+    "prompt_logprobs": ForeignField("use echo with logprobs on /v1/completions", ()),
     "response_fields": ForeignField("leave it out, and pick the fields yourself"),
     "return_full_text": ForeignField("use echo on /v1/completions"),
     "return_hidden_states": ForeignField("leave it out, or serve an embedding model"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
+from predictor.engine.infill_tokens import InfillTokens
 from predictor.engine.llama.backend import Owner, recent_errors, start_backend
 from predictor.engine.llama.tokenizer import Tokenizer
 from predictor.engine.past import Past
@@ -104,6 +105,11 @@ class Model(Owner):
         return buffer.value.decode("utf-8", "replace")
 
     @property
+    def embedding_size(self) -> int:
+        """Numbers in the vector of a text."""
+        return int(lib.llama_model_n_embd_out(self.handle))
+
+    @property
     def size_bytes(self) -> int:
         """Size of all tensors."""
         return int(lib.llama_model_size(self.handle))
@@ -172,6 +178,24 @@ class Model(Owner):
         }
         return {token: lib.llama_vocab_get_text(self._vocab, token) for token in sorted(tokens)}
 
+    def infill_tokens(self) -> InfillTokens | None:
+        """The control tokens for filling gaps, None for a model that wasn't trained for it."""
+        vocab = self._vocab
+        prefix, suffix, middle, repository, file = (
+            None if token < 0 else token
+            for token in (
+                lib.llama_vocab_fim_pre(vocab),
+                lib.llama_vocab_fim_suf(vocab),
+                lib.llama_vocab_fim_mid(vocab),
+                lib.llama_vocab_fim_rep(vocab),
+                lib.llama_vocab_fim_sep(vocab),
+            )
+        )
+        if prefix is None or suffix is None or middle is None:
+            return None
+        start = (lib.llama_vocab_bos(vocab),) if lib.llama_vocab_get_add_bos(vocab) else ()
+        return InfillTokens(start, prefix, suffix, middle, repository, file)
+
     def end_texts(self) -> list[str]:
         """Names of the tokens that end an answer."""
         texts = (lib.llama_vocab_get_text(self._vocab, token) for token in self.end_tokens)
@@ -181,14 +205,29 @@ class Model(Owner):
         """The bytes a token stands for in generated text; empty for control tokens."""
         cached = self._pieces.get(token)
         if cached is None:
-            cached = self._pieces[token] = self._read_piece(token)
+            cached = self._pieces[token] = self._read_piece(token, special=False)
         return cached
 
-    def _read_piece(self, token: int) -> bytes:
+    def shown_piece(self, token: int) -> bytes:
+        """The bytes a token stands for in a prompt: as `piece`, and a control token's name."""
+        return self.piece(token) or self._read_piece(token, special=True)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text that tokens of the vocabulary stand for, control tokens by their names."""
+        count, room = len(tokens), 8 * len(tokens) + 8
+        ids = (lib.llama_token * count)(*tokens)
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = lib.llama_detokenize(self._vocab, ids, count, buffer, room, False, True)
+            if length >= 0:
+                return buffer.raw[:length].decode("utf-8", "replace")
+            room = -length
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            length = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            length = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
             if length >= 0:
                 return buffer.raw[:length]
             room = -length

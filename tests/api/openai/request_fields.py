@@ -127,8 +127,14 @@ FIELDS = {
     "messages": honoured("", [{"role": "user", "content": "Other"}]),
     "model": honoured("without it, the one that is served", "nosuch"),
     "prompt": honoured("text, token ids or lists of them", "Other", route=COMPLETIONS),
-    "suffix": refused("", "after", "", route=COMPLETIONS),
-    "echo": honoured("on completions; refused on chat completions", True, route=COMPLETIONS),
+    "suffix": honoured(
+        "for models that fill gaps; refused for others", "after", route=COMPLETIONS, tested_here=False
+    ),
+    "echo": honoured(
+        "on completions, with `logprobs` the prompt's too; refused on chat completions",
+        True,
+        route=COMPLETIONS,
+    ),
     "prompt_embeds": refused("send text or token ids", "AAAA", route=COMPLETIONS),
     "input_ids": refused("send them as `prompt` of completions", [1, 2]),
     "documents": refused("put their text into a message", [{"text": "a"}], []),
@@ -245,7 +251,7 @@ FIELDS = {
     "sse_ping_interval": ignored("how often a silent stream says that it lives", 5),
     "n_probs": refused("use `logprobs` and `top_logprobs`", 3, 0),
     "post_sampling_probs": refused("", True, False),
-    "prompt_logprobs": refused("", 1),
+    "prompt_logprobs": refused("use `echo` with `logprobs` on completions", 1),
     "logprob_token_ids": refused("use `top_logprobs`", [5]),
     "return_tokens_as_token_ids": refused("", True, False),
     "return_token_ids": refused("", True, False),
