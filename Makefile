@@ -31,7 +31,7 @@ INSTALL := $(BIN)/python scripts/install_packages.py
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test audit chart release docs reference clean distclean
+.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test audit chart release docs reference screenshots clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +104,10 @@ docs: $(INSTALLED) ## build the documentation's site in build/site; a broken lin
 reference: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## write docs/reference anew from the code
 	@$(BIN)/python scripts/reference_pages.py "$(MODEL)"
 	@$(BIN)/python scripts/chat_formats_page.py
+
+screenshots: setup ## take the pictures of the chat page in docs anew
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_SCREENSHOTS=docs \
+	$(BIN)/python -m pytest -m slow tests/api/test_screenshots.py
 
 clean: ## remove .venv; compiled llama.cpp and the demo model stay
 	rm -rf $(VENV)
