@@ -270,7 +270,7 @@ FIELDS = {
     "return_meta_info": ignored("diagnostics", True),
     "verbose": ignored("diagnostics", True),
     "timings_per_token": ignored("diagnostics", True),
-    "return_progress": ignored("diagnostics", True),
+    "return_progress": honoured("in streams: `prompt_progress`", True, tested_here=False),
     # Thinking
     "reasoning_effort": honoured("as far as the model's template knows it", "low", tested_here=False),
     "reasoning": ignored(HINT, {"effort": "low"}),
