@@ -105,6 +105,27 @@ def test_the_package_serves_from_an_empty_environment(
         assert "Paris" in answer["choices"][0]["message"]["content"]
 
 
+def test_one_command_from_the_package_to_a_chat(
+    empty_environment: Path, model_path: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [str(empty_environment), "run", str(model_path), "--temperature", "0", "--max-tokens", "32"],
+        input="What is the capital of France?",
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+    assert (
+        "ok      CPU"
+        in subprocess.run(
+            [str(empty_environment), "doctor"], capture_output=True, text=True, timeout=120, cwd=tmp_path
+        ).stdout
+    )
+
+
 def test_what_needs_an_extra_says_so(empty_environment: Path, tmp_path: Path, model_path: Path) -> None:
     def error_of(*arguments: str) -> str:
         command = [str(empty_environment), *arguments]
