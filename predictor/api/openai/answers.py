@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from predictor import __version__
-from predictor.engine.request import Delta, TokenLogprob
+from predictor.engine.request import Delta, PromptProgress, TokenLogprob
 from predictor.generation.chat import ChatAnswer
 from predictor.generation.text import Completion
 
@@ -161,6 +161,24 @@ class ChunkWriter:
             self._tail,
         )
 
+    def progress(self, index: int, nothing: bytes, progress: PromptProgress) -> bytes:
+        """A chunk without text that tells how far a prompt has been read, as llama-server does.
+
+        Args:
+            index: of the choice.
+            nothing: the member of a choice that would hold its text.
+            progress: of its prompt.
+        """
+        fields = {
+            "total": progress.total,
+            "cache": progress.cached,
+            "processed": progress.processed,
+            "time_ms": round(progress.seconds * 1000),
+        }
+        choice = b'{"index":%d,%b,"logprobs":null,"finish_reason":null}' % (index, nothing)
+        tail = self._tail.removesuffix(b"}\n\n")
+        return b'%b%b%b,"prompt_progress":%b}\n\n' % (self._head, choice, tail, orjson.dumps(fields))
+
     def usage(self, usage: Usage) -> bytes:
         """The chunk after all others, with no choices."""
         return self._head + b'],"usage":' + orjson.dumps(usage.as_json()) + b"}\n\n"
@@ -184,7 +202,7 @@ def chat_logprobs(entries: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
 
 
 def _chat_logprob(entry: TokenLogprob) -> dict[str, Any]:
-    return {"token": _token_text(entry), "logprob": _finite(entry.logprob), "bytes": list(entry.piece)}
+    return {"token": _text(entry.piece), "logprob": _finite(entry.logprob), "bytes": list(entry.piece)}
 
 
 class TextLogprobs:
@@ -198,29 +216,43 @@ class TextLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
-    def of(self, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """OpenAI's four parallel lists for the next tokens."""
+    def of(self, entries: Sequence[TokenLogprob], first_piece: bytes | None = None) -> dict[str, Any]:
+        """OpenAI's four parallel lists for the next tokens.
+
+        Args:
+            entries: of the tokens.
+            first_piece: bytes of a token before them that has no log-probability; None for no such token.
+        """
+        first = [] if first_piece is None else [first_piece]
+        none = [None] * len(first)
         offsets: list[int] = []
-        for entry in entries:
+        for piece in (*first, *(entry.piece for entry in entries)):
             offsets.append(self._offset)
-            self._offset += len(self._decoder.decode(entry.piece))
+            self._offset += len(self._decoder.decode(piece))
         return {
-            "tokens": [_token_text(entry) for entry in entries],
-            "token_logprobs": [_finite(entry.logprob) for entry in entries],
-            "top_logprobs": [
-                {_token_text(top): _finite(top.logprob) for top in (*entry.top, entry)} for entry in entries
-            ],
+            "tokens": [_text(piece) for piece in (*first, *(entry.piece for entry in entries))],
+            "token_logprobs": [*none, *(_finite(entry.logprob) for entry in entries)],
+            "top_logprobs": [*none, *map(_top_logprobs, entries)],
             "text_offset": offsets,
         }
 
 
 def wants_chunk(delta: Delta) -> bool:
     """Whether a delta has anything to show before its end."""
-    return bool(delta.text or delta.logprobs)
+    return bool(delta.text or delta.logprobs or delta.prompt_logprobs)
 
 
-def _token_text(entry: TokenLogprob) -> str:
-    return entry.piece.decode("utf-8", errors="replace")
+def _top_logprobs(entry: TokenLogprob) -> dict[str, float]:
+    """A value for each text, the likeliest token's where several have the same one."""
+    best: dict[str, float] = {}
+    for top in (*entry.top, entry):
+        text = _text(top.piece)
+        best[text] = max(_finite(top.logprob), best.get(text, _LOWEST_LOGPROB))
+    return best
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode("utf-8", errors="replace")
 
 
 def _finite(logprob: float) -> float:

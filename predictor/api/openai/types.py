@@ -13,15 +13,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
-from predictor.api.http.fields import WHOLE, Integer, is_unicode
+from predictor.api.chat.fields import TemplateVariables
+from predictor.api.http.fields import WHOLE, Integer, Text, is_unicode
 from predictor.api.openai.answer_form import AnswerFormFields
 from predictor.engine.request import MAX_LOGPROBS, SamplingParams
 from predictor.errors import InvalidRequest
 
 MAX_CHOICES = 128
 DEFAULT_COMPLETION_TOKENS = 16
-TEMPLATE_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
-"""What `chat_template_kwargs` must not set, since the request says it elsewhere or the model does."""
 
 Prompt = str | tuple[int, ...]
 
@@ -43,11 +42,17 @@ class GenerationRequest(AnswerFormFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
+    return_progress: bool | None = None
 
     @property
     def choices(self) -> int:
         """Answers wanted per prompt."""
         return self.n or 1
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether a stream tells how far its prompts have been read, as llama-server's does."""
+        return bool(self.stream and self.return_progress)
 
     @property
     def include_usage(self) -> bool:
@@ -75,7 +80,7 @@ class ChatCompletionRequest(GenerationRequest):
     functions: Any = None
     function_call: Any = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     thinking_budget: Annotated[int, Field(ge=0), WHOLE] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -87,14 +92,6 @@ class ChatCompletionRequest(GenerationRequest):
     @classmethod
     def _no_limit(cls, value: Any) -> Any:
         return None if value == -1 else value
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _no_own_variables(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        taken = sorted(TEMPLATE_VARIABLES & (value or {}).keys())
-        if taken:
-            raise ValueError(f"{taken[0]} has a field of its own")
-        return value
 
     def params(self) -> SamplingParams:
         """The engine's parameters; without a limit, an answer ends when the context is full.
@@ -129,8 +126,13 @@ class CompletionRequest(GenerationRequest):
     prompt: Any
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     echo: bool | None = None
-    suffix: str | None = None
+    suffix: Text | None = None
     best_of: Integer | None = None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's tokens come back with their log-probabilities."""
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def prompt_count(self) -> int:
@@ -157,12 +159,10 @@ class CompletionRequest(GenerationRequest):
         Raises:
             InvalidRequest: a value is out of range, or a field is not supported yet.
         """
-        if self.suffix:
-            raise _unsupported("suffix")
+        if self.suffix and self.scores_prompt:
+            raise InvalidRequest("echo together with logprobs can't be used with suffix", param="suffix")
         if self.best_of is not None and self.best_of > 1:
             raise _unsupported("best_of", "only 1 is")
-        if self.echo and self.logprobs is not None:
-            raise InvalidRequest("echo together with logprobs is not supported", param="echo")
         return self.to_params(DEFAULT_COMPLETION_TOKENS, top_logprobs=self.logprobs)
 
 
