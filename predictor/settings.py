@@ -7,6 +7,7 @@ argument (`--max_queue`) at the same time. `predictor.cli` makes its options fro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -45,6 +46,20 @@ RAY = "Ray Serve"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def parse_address(value: object) -> IPv4Address | IPv6Address | None:
+    """An IP address from text.
+
+    Raises:
+        ValueError: it is something else, a host name for one.
+    """
+    if value is None or isinstance(value, IPv4Address | IPv6Address):
+        return value
+    try:
+        return ip_address(str(value).strip("[]"))
+    except ValueError:
+        raise ValueError("is not an IP address, such as 127.0.0.1 or 0.0.0.0") from None
 
 
 class Settings(BaseSettings):
@@ -121,6 +136,15 @@ class Settings(BaseSettings):
         Shown(MODEL, "name=file", "none"),
     ] = None
 
+    host: Annotated[
+        IPv4Address | IPv6Address | None,
+        BeforeValidator(parse_address),
+        Field(
+            description="Address to listen on, for all ports: 127.0.0.1 for this machine alone, 0.0.0.0 for "
+            "every network, :: for those of IPv6 too."
+        ),
+        Shown(NETWORK, "address", "0.0.0.0 in a container or with API keys, else 127.0.0.1"),
+    ] = None
     http_port: Annotated[
         Port, Field(description="Port of the V1, V2 and OpenAI protocols over HTTP."), Shown(NETWORK, "port")
     ] = 8080
@@ -141,6 +165,16 @@ class Settings(BaseSettings):
         ),
         Shown(NETWORK, "seconds"),
     ] = 60
+    sse_ping_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            description="After so long without an event, a stream sends a comment or its protocol's ping, so "
+            "that proxies and clients don't take it for dead while a long prompt is read; 0 sends none.",
+        ),
+        Shown(NETWORK, "seconds"),
+    ] = 15
     grace_period_seconds: Annotated[
         int,
         Field(
@@ -311,6 +345,14 @@ class Settings(BaseSettings):
         Field(description="Number format of the KV cache; q8_0 takes about half the memory of f16."),
         Shown(COMPUTE, "f16|q8_0"),
     ] = "f16"
+    full_window: Annotated[
+        bool,
+        Field(
+            description="Keep all tokens of layers with a sliding window, not only those in it: takes more "
+            "memory, and chats can be gone back in as far as you like."
+        ),
+        Shown(COMPUTE, ""),
+    ] = False
     mmap: Annotated[
         bool,
         Field(description="Map the file into memory; without it, it is read in full first."),

@@ -65,6 +65,20 @@ def narrow_server(_narrow_server: Server) -> Server:
 
 
 @pytest.fixture(scope="session")
+def agent_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose model says `agent_script.SCRIPT`, to one client at a time, and which pings soon."""
+    from agent_script import SCRIPT
+    from scripted_model import CONTEXT, write_scripted_model
+
+    folder = tmp_path_factory.mktemp("scripted")
+    model, template = write_scripted_model(folder, SCRIPT)
+    options = ["--chat-template", str(template), "--threads", "1", "--max-sequences", "1"]
+    options += ["--sse-ping-seconds", "0.5"]
+    with running_server(model, folder / "log", *options, context_tokens=CONTEXT, name="agent") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def crd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrdServer]:
     """A real API server that knows the custom resources of ../shared/crds."""
     from crd_definitions import CRD_FOLDER, NO_CRDS

@@ -106,6 +106,7 @@ def test_version() -> None:
 
 
 VALUES = {
+    "host": "::1",
     "model_name": "m",
     "model_file": "Q4_0",
     "pooling": "mean",
@@ -115,6 +116,7 @@ VALUES = {
     "trust_message_tokens": "true",
     "enable_grpc": "false",
     "mmap": "false",
+    "full_window": "true",
     "mlock": "true",
     "draft_ngrams": "true",
     "ui": "true",

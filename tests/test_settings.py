@@ -67,6 +67,15 @@ def test_adapters_of_another_form_are_refused(value: str, reason: str) -> None:
     assert reason in mistake(model="m", lora=value)
 
 
+def test_a_host_is_an_address() -> None:
+    assert str(Settings(model="m", host="[::1]").host) == "::1"
+    for wrong in ("localhost", "*", "127.0.0.1:80"):
+        expected = (
+            f"--host (LLAMACPP_HOST): is not an IP address, such as 127.0.0.1 or 0.0.0.0, not {wrong!r}"
+        )
+        assert mistake(model="m", host=wrong) == expected
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_says_what_it_is(field: str) -> None:
     info, display = Settings.model_fields[field], shown(field)

@@ -45,17 +45,18 @@ class Gate:
         self._usage: defaultdict[str, CallerUsage] = defaultdict(CallerUsage)
 
     @contextmanager
-    def enter(self, authorization: str | None) -> Iterator[None]:
+    def enter(self, authorization: str | None, api_key: str | None = None) -> Iterator[None]:
         """A call, from its first to its last byte.
 
         Args:
             authorization: the header of that name, `Bearer KEY`; None where the call has none.
+            api_key: the header `x-api-key`, Anthropic's, which counts where the other has no key.
 
         Raises:
             Unauthenticated: no key, or none of ours.
             RateLimited: the key's limit is reached.
         """
-        usage, name = self._begin(authorization)
+        usage, name = self._begin(_presented(authorization) or api_key or "")
         token = _caller.set(name)
         try:
             yield
@@ -63,14 +64,14 @@ class Gate:
             usage.end()
             _caller.reset(token)
 
-    def _begin(self, authorization: str | None) -> tuple[CallerUsage, str]:
-        scheme, _, presented = (authorization or "").partition(" ")
+    def _begin(self, presented: str) -> tuple[CallerUsage, str]:
         try:
-            if scheme.lower() != "bearer" or not presented:
+            if not presented:
                 raise Unauthenticated(
-                    "this server needs an API key: send the header Authorization: Bearer KEY"
+                    "this server needs an API key: send the header Authorization: Bearer KEY, "
+                    "or x-api-key: KEY"
                 )
-            key = self._keys.find(presented.strip())
+            key = self._keys.find(presented)
             if key is None:
                 raise Unauthenticated("the API key is not one of this server's")
             usage = self._usage[key.name]
@@ -85,6 +86,12 @@ class Gate:
             self._refused("rate_limited")
             raise
         return usage, key.name
+
+
+def _presented(authorization: str | None) -> str:
+    """The key in the header `Authorization`, "" where there is none."""
+    scheme, _, key = (authorization or "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def gate_of(settings: Settings, refused: Callable[[str], None]) -> Gate | None:

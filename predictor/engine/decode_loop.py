@@ -24,13 +24,16 @@ from predictor.engine.llama import (
 )
 from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
+from predictor.engine.past import Past
 from predictor.engine.pooler import Pooler
-from predictor.engine.request import FinishReason
+from predictor.engine.request import Delta, FinishReason, PromptProgress
+from predictor.engine.resume_points import ResumePoints
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence, unanswered_waits
+from predictor.engine.slot_cache import Cuts
 from predictor.engine.step_cost import StepCost
 from predictor.engine.stream import Outbox
-from predictor.errors import EngineFailure
+from predictor.errors import EngineFailure, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class DecodeLoop:
         warm_up_seconds: what the first decode, before any request, took.
 
     Raises:
-        ModelLoadError: llama.cpp can't make the context.
+        ModelLoadError: llama.cpp can't make the context, or the model can't take guessed tokens back.
     """
 
     def __init__(
@@ -72,9 +75,16 @@ class DecodeLoop:
             name: Adapter(model, adapter.path, adapter.scale) for name, adapter in config.adapters.items()
         }
         self._context = Context(model, layout.params, abort)
+        if self._speculator is not None and not self._context.takes_back(config.draft_tokens):
+            self.close()
+            raise ModelLoadError(
+                f"{config.model_path} can't take guessed tokens back: serve it without speculative decoding"
+            )
         self._batch = Batch(config.max_batch_tokens)
-        cache = make_kv_cache(config, layout)
-        host = HostCache(config.host_cache_bytes)
+        host = HostCache(config.host_cache_bytes, layout.past)
+        cuts = Cuts(layout.past, self._context.least_length, host.point)
+        cache = make_kv_cache(config, layout, cuts)
+        keeps = layout.reusable and layout.past is not Past.ALL and config.host_cache_bytes > 0
         self._cells = CellKeeper(self._context, cache, host)
         self._scheduler = Scheduler(
             cache,
@@ -84,8 +94,11 @@ class DecodeLoop:
             max_batch_tokens=config.max_batch_tokens,
             turns=AdapterTurns() if self._adapters else None,
             whole_prompts=self.whole_prompts,
+            points=ResumePoints(model.is_control) if keeps else None,
         )
-        self._pacer = PrefillPacer(self._step_cost, config.max_step_seconds)
+        self._pacer = PrefillPacer(
+            self._step_cost, config.max_step_seconds, most_tokens=config.max_batch_tokens
+        )
         self._on_end = on_end
         self._observer = observer
         self._jobs: dict[Sequence, Job] = {}
@@ -190,6 +203,11 @@ class DecodeLoop:
             return
         self._observe_step(chunks, seconds)
         self._scheduler.commit(chunks)
+        for chunk in chunks:
+            sequence = chunk.sequence
+            if chunk.end in sequence.stops:
+                self._cells.keep_point(sequence.sequence_id, sequence.tokens[: chunk.end], sequence.adapter)
+        self._tell_progress(chunks)
         for job, index in outputs:
             self._generated_tokens += self._advance_alone(job, index, drafts.get(job.sequence, []))
         # What ended in this step may be saved for the requests of the next.
@@ -314,6 +332,15 @@ class DecodeLoop:
             self._end(chunks, error)
             return None
         return time.perf_counter() - started
+
+    def _tell_progress(self, chunks: Collection[Chunk]) -> None:
+        """Put into the streams how far prompts have been read, where somebody wants to know."""
+        for sequence in (chunk.sequence for chunk in chunks):
+            if sequence.request.wants_progress and not sequence.num_generated:
+                seconds = time.monotonic() - sequence.admitted
+                total, cached = len(sequence.request.prompt), sequence.cached_tokens
+                progress = PromptProgress(total, cached, sequence.num_computed, seconds)
+                self._outbox.put(self._jobs[sequence].stream, Delta("", progress=progress))
 
     def _end(self, chunks: Collection[Chunk], error: Exception) -> None:
         """End the sequences of a failed batch; their cells can't be trusted."""

@@ -28,6 +28,7 @@ class Sequence:
         sequence_id: llama.cpp's id while running, -1 otherwise.
         cached_tokens: prompt tokens taken over from the prefix cache at the first admission.
         admitted_size: number of tokens at the last admission.
+        stops: numbers of tokens behind which the state is kept for others; a step computes up to the next.
         passed_by: prompt tokens computed for sequences admitted later while this one's prompt had to wait.
         draft_hit_rate: how likely the next guess of speculative decoding is right; None before the first.
         arrived, admitted, first_token, last_token: seconds of the monotonic clock; 0 means not yet.
@@ -41,6 +42,7 @@ class Sequence:
     sequence_id: int = -1
     cached_tokens: int = 0
     admitted_size: int = 0
+    stops: list[int] = field(default_factory=list)
     passed_by: int = 0
     preemptions: int = 0
     draft_hit_rate: float | None = None
@@ -62,6 +64,12 @@ class Sequence:
     def num_missing(self) -> int:
         """Tokens without cells; at least one while running."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def num_reachable(self) -> int:
+        """Tokens that a step can compute at most."""
+        end = min((stop for stop in self.stops if stop > self.num_computed), default=len(self.tokens))
+        return end - self.num_computed
 
     @property
     def num_generated(self) -> int:

@@ -65,9 +65,14 @@ class ChatReader:
         self.is_plain = isinstance(reader, PlainReader)
 
     @property
+    def calls(self) -> int:
+        """How many calls have been read to their end."""
+        return self._reader.calls
+
+    @property
     def has_calls(self) -> bool:
         """Whether the answer has called a function."""
-        return self._reader.calls > 0
+        return self.calls > 0
 
     @property
     def reasoning_tokens(self) -> int | None:

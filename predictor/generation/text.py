@@ -162,14 +162,16 @@ class TextGenerator:
             return [self._tokens([Segment(prompt, True)], add_special=True) for prompt in prompts]
         return await long_texts.run(self._tokens_of_all, prompts)
 
-    async def tokenize_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Tokens of a conversation, rendered with the model's chat template.
+    async def tokenize_chat(self, conversation: Conversation | Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of a conversation, or of bare messages, rendered with the model's chat template.
 
         Raises:
             InvalidRequest: there are no messages, more than can fit, or the template refuses them.
             NoChatTemplate: the model has no template.
         """
-        _, _, tokens = await self._chat_prompt(Conversation(messages))
+        if not isinstance(conversation, Conversation):
+            conversation = Conversation(conversation)
+        _, _, tokens = await self._chat_prompt(conversation)
         return tokens
 
     async def prepare_chat(self, request: ChatRequest) -> PreparedChat:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 
 from predictor.access.gate import Gate
+from predictor.api.anthropic.routes import messages_router
 from predictor.api.http.errors import install_error_handlers
 from predictor.api.http.middleware import install_middleware
 from predictor.api.http.unserved import refuse_version, unserved_router
 from predictor.api.open_inference.generate import generate_router
 from predictor.api.open_inference.repository import closed_repository_router
 from predictor.api.openai.embeddings import embeddings_router
+from predictor.api.openai.responses.routes import responses_router
 from predictor.api.openai.routes import openai_router
 from predictor.api.predict import predict_router
 from predictor.generation.served_models import ServedModels
@@ -44,10 +46,12 @@ def mount_protocols(
     install_error_handlers(app)
     app.add_middleware(UnreadInferBodies)
     for prefix in ("/v1", "/openai/v1"):
-        app.include_router(openai_router(models), prefix=prefix)
+        app.include_router(openai_router(models, settings.sse_ping_seconds), prefix=prefix)
+        app.include_router(responses_router(models, settings.sse_ping_seconds), prefix=prefix)
         app.include_router(embeddings_router(models), prefix=prefix)
+    app.include_router(messages_router(models, settings.sse_ping_seconds), prefix="/v1")
     for router in (
-        generate_router(models),
+        generate_router(models, settings.sse_ping_seconds),
         predict_router(models),
         triton_router(models),
         unserved_router(),

@@ -18,6 +18,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from predictor.api.http.error_forms import Problem, error_form
+
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers together; the same of its trailers."""
 MAX_HEADERS = 256
@@ -216,7 +218,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-        body = orjson.dumps({"error": refusal.message})
+        # Of a head that isn't whole nobody knows for which protocol it is.
+        form = error_form(self.scope["path"] if self._in_body else "")
+        body = orjson.dumps(form.body(Problem(refusal.status, refusal.message), ""))
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
             body
         )

@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from predictor.api.anthropic.content import BILLING
+
 BLOCK_CHARACTERS = 256
 """About 60 tokens: shorter shared beginnings aren't worth a detour."""
 
@@ -31,8 +33,9 @@ def prefix_keys(body: bytes) -> tuple[int, ...]:
 
 def _texts(fields: dict[str, Any]) -> Iterator[str]:
     """The texts of a request in any of the protocols, in the order in which the model reads them."""
-    for name in ("tools", "sys_msg", "messages", "prompt", "text_input"):
-        yield from _strings(fields.get(name))
+    for name in ("tools", "instructions", "system", "sys_msg", "messages", "input", "prompt", "text_input"):
+        # What Claude Code is billed by changes with every request, and the model never sees it.
+        yield from (text for text in _strings(fields.get(name)) if not text.startswith(BILLING))
     yield from _strings(fields.get("instances"))
     inputs = [tensor for tensor in _list(fields.get("inputs")) if isinstance(tensor, dict)]
     for wanted in ("system", "prompt"):

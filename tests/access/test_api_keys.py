@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import grpc
 import httpx
 import numpy as np
@@ -85,6 +86,25 @@ def test_the_openai_client(guarded: Server) -> None:
         assert refused.value.code == "invalid_api_key"
         assert refused.value.type == "authentication_error"
         assert key not in refused.value.message
+
+
+def test_anthropics_client_and_its_header(guarded: Server) -> None:
+    def ask(**keys: str) -> Any:
+        with anthropic.Anthropic(base_url=guarded.http_url, max_retries=0, **keys) as client:
+            return client.messages.create(
+                model="smol", max_tokens=1, messages=[{"role": "user", "content": "Hi"}]
+            )
+
+    assert ask(api_key=ANN).content
+    assert ask(auth_token=ANN).content
+    with pytest.raises(anthropic.AuthenticationError) as refused:
+        ask(api_key=WRONG)
+    assert refused.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+    assert WRONG not in str(refused.value)
+    assert WRONG not in guarded.log.read_text()
+    url = f"{guarded.http_url}/v1/completions"
+    for headers, status in (({"x-api-key": ANN}, 200), ({"x-api-key": WRONG}, 401), ({}, 401)):
+        assert httpx.post(url, json=completion(guarded, 1), headers=headers).status_code == status
 
 
 def test_kserves_rest_client(guarded: Server) -> None:

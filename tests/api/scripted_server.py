@@ -17,10 +17,12 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from predictor.api.anthropic.routes import messages_router
 from predictor.api.chat_page import install_page
 from predictor.api.http.errors import install_error_handlers
 from predictor.api.http.middleware import install_middleware
 from predictor.api.open_inference.generate import generate_router
+from predictor.api.openai.responses.routes import responses_router
 from predictor.api.openai.routes import openai_router
 from predictor.api.predict import predict_router
 from predictor.chat.format import ChatFormat
@@ -66,6 +68,9 @@ def scripted_server(max_body: int = 100_000, client_seconds: float = 60) -> Iter
     for router, prefix in (
         (openai_router(models), "/v1"),
         (openai_router(models), "/openai/v1"),
+        (responses_router(models), "/v1"),
+        (responses_router(models), "/openai/v1"),
+        (messages_router(models), "/v1"),
         (generate_router(models), ""),
         (predict_router(models), ""),
     ):

@@ -26,6 +26,7 @@ from predictor.engine.draft_model import DraftModel
 from predictor.engine.engine import Engine
 from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import Adapter, Batch, Context, ContextParams, Model
+from predictor.engine.past import Past
 from predictor.engine.prefix_cache import PrefixCache
 from predictor.engine.prefix_store import PrefixStore
 from predictor.engine.request import Request, SamplingParams
@@ -33,6 +34,7 @@ from predictor.engine.slot_cache import SlotCache
 from predictor.engine.speculation import Speculator
 from predictor.engine.stream import TokenStream
 from tests.adapter_files import write_adapter
+from tests.family_models import write_family
 from tests.tiny_models import tiny_llama
 
 # Between a token computed in a batch with others, from copied or saved cells, and alone: rounding makes up to
@@ -61,15 +63,20 @@ class World:
 
     Args:
         folder: for the files.
+        family: of the model, which then has no adapters; None for one with full attention.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = tiny_llama(folder / "tiny.gguf").path
-        self.adapters = {
-            name: AdapterConfig(write_adapter(folder / f"{name}.gguf", self.path, seed, strength=0.5))
-            for seed, name in enumerate(("one", "two"))
-        }
+    def __init__(self, folder: Path, family: str | None = None) -> None:
+        self.adapters: dict[str, AdapterConfig] = {}
+        if family is not None:
+            self.path = write_family(folder / "tiny.gguf", family)
+        else:
+            self.path = tiny_llama(folder / "tiny.gguf").path
+            for seed, name in enumerate(("one", "two")):
+                file = write_adapter(folder / f"{name}.gguf", self.path, seed, strength=0.5)
+                self.adapters[name] = AdapterConfig(file)
         self._model = Model(self.path)
+        self.past = self._model.past
         self._adapters: dict[str | None, Adapter | None] = {None: None}
         for name, adapter in self.adapters.items():
             self._adapters[name] = Adapter(self._model, adapter.path, adapter.scale)
@@ -81,8 +88,10 @@ class World:
             threads=1,
             batch_threads=1,
             outputs=LONGEST,
+            rollback=8,
         )
         self._context = Context(self._model, params)
+        self.takes_back = self._context.takes_back(8)
 
     def logprobs(self, asked: Asked) -> list[float]:
         """Of an answer's tokens, computed with nothing else anywhere."""
@@ -144,6 +153,7 @@ def _options(world: World, chance: random.Random, *, crowded: bool) -> dict[str,
         "max_batch_tokens": chance.choice([sequences, 16, 64, 512]) + sequences,
         "host_cache_bytes": chance.choice([0, 2**17, 2**24]),
         "adapters": world.adapters if chance.random() < 0.5 else {},
+        "full_window": chance.random() < 0.3,
     }
     if crowded:
         options["context_tokens"] = LONGEST
@@ -152,9 +162,9 @@ def _options(world: World, chance: random.Random, *, crowded: bool) -> dict[str,
     else:
         options["context_tokens"] = chance.choice([LONGEST, 1024, 4096])
     match chance.randint(0, 2):
-        case 1:
+        case 1 if world.takes_back and (options["max_batch_tokens"] > 9 or not world.past.has_state):
             options["draft_ngrams"] = True
-        case 2:
+        case 2 if world.past is Past.ALL:
             options |= {"draft_model": world.path, "draft_tokens": chance.randint(1, 6)}
     return options
 
@@ -186,9 +196,16 @@ def _tokens(chance: random.Random, count: int) -> tuple[int, ...]:
     return tuple(chance.choices(TOKENS, k=count))
 
 
-def _request(engine: Engine, chance: random.Random, stems: list[tuple[int, ...]]) -> Request:
+def _request(
+    engine: Engine, chance: random.Random, stems: list[tuple[int, ...]], before: list[Asked]
+) -> Request:
+    """Of a beginning that others have too, whole or in part, or the next turn of a chat."""
     stem = chance.choice([(), *stems])
-    prompt = stem[: chance.randint(0, len(stem))] + _tokens(chance, chance.randint(1, 60))
+    if before and chance.random() < 0.5:
+        turn = chance.choice(before)
+        stem = (*turn.request.prompt, *turn.tokens)[: LONGEST - 370]
+    end = len(stem) if chance.random() < 0.5 else chance.randint(0, len(stem))
+    prompt = stem[:end] + _tokens(chance, chance.randint(1, 60))
     params = SamplingParams(
         max_tokens=chance.choice([1, 3, 20, 60, 300, 300]),
         temperature=chance.choice([0.0, 1.0]),
@@ -205,7 +222,7 @@ async def _serve(engine: Engine, chance: random.Random, stems: list[tuple[int, .
     all_asked: list[Asked] = []
     reading: list[asyncio.Task[None]] = []
     for _ in range(chance.randint(2, 5)):
-        group = [Asked(_request(engine, chance, stems)) for _ in range(chance.randint(1, 5))]
+        group = [Asked(_request(engine, chance, stems, all_asked)) for _ in range(chance.randint(1, 5))]
         streams = engine.submit_all([asked.request for asked in group])
         for asked, stream in zip(group, streams, strict=True):
             until = chance.choice([None, None, None, 0, 2, 10])

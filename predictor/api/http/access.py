@@ -50,10 +50,11 @@ class RequireKey:
             await self.app(scope, receive, send)
             return
         try:
-            with self.gate.enter(Headers(scope=scope).get("authorization")):
+            headers = Headers(scope=scope)
+            with self.gate.enter(headers.get("authorization"), headers.get("x-api-key")):
                 await self.app(scope, receive, send)
         except (Unauthenticated, RateLimited) as error:
-            await error_response(error, scope["path"])(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
 
     def _is_free(self, scope: Scope) -> bool:
         return _OPEN_PORT in scope or is_page(scope) or (self.open_routes and is_open(scope))

@@ -1,14 +1,10 @@
-"""The one place where an error becomes an answer in a protocol's own form.
-
-OpenAI's routes answer `{"error": {"message", "type", "param", "code"}}`, all others KServe's
-`{"error": "text"}`.
-"""
+"""The one place where an error becomes an answer; each protocol's form is in `error_forms` beside it."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from reprlib import Repr
@@ -17,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.api.http.error_forms import ErrorForm, Problem, error_form
 from predictor.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -128,16 +126,16 @@ def http_status(error: Exception) -> int:
     return _form(error).status.value
 
 
-def openai_error(error: Exception) -> dict[str, Any]:
-    """`error` as OpenAI's routes and streams show it."""
+def problem_of(error: Exception) -> Problem:
+    """What a client is told of `error`: nothing of one that wasn't raised on purpose."""
     form = _form(error)
     param = _short(error.param) if isinstance(error, PredictorError) and error.param else None
-    return _openai_body(_message(error), form.kind, param, form.code)
+    return Problem(form.status.value, _message(error), form.kind, form.code, param)
 
 
-def kserve_error(error: Exception) -> dict[str, Any]:
-    """`error` as KServe's V1 and V2 and the other routes show it."""
-    return {"error": _message(error)}
+def last_event(form: ErrorForm, request_id: str | None = None) -> Callable[[Exception], bytes]:
+    """Turns an error in the middle of a stream into its last event; see `ending_with_error`."""
+    return lambda error: form.last_event(problem_of(error), request_id or "", 0)
 
 
 def grpc_error(error: Exception) -> GrpcException:
@@ -148,10 +146,20 @@ def grpc_error(error: Exception) -> GrpcException:
     return answer(details=_message(error))
 
 
-def error_response(error: Exception, path: str) -> Response:
-    """The answer to `error` on the route `path`, with `Retry-After` where a later try may succeed."""
-    body = openai_error(error) if _is_openai(path) else kserve_error(error)
-    return _json(http_status(error), body, _headers(error))
+def error_response(error: Exception, scope: Scope) -> Response:
+    """The answer to `error`, with `Retry-After` where a later try may succeed.
+
+    Args:
+        error: what happened.
+        scope: ASGI's, of the request that met it.
+    """
+    return _response(problem_of(error), scope, _headers(error))
+
+
+def _response(problem: Problem, scope: Scope, headers: Mapping[str, str] | None) -> Response:
+    request_id = Headers(scope=scope).get("x-request-id", "")
+    body = orjson.dumps(error_form(scope["path"]).body(problem, request_id), default=str)
+    return Response(body, problem.status, dict(headers or {}), media_type="application/json")
 
 
 def _headers(error: Exception) -> dict[str, str]:
@@ -216,23 +224,23 @@ class UnexpectedErrors:
             await self.app(scope, receive, watch)
         except Exception as error:
             if isinstance(error, PredictorError) and not started:
-                await error_response(error, scope["path"])(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
             logger.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise  # Nothing true can be said any more; the server closes the connection.
-            await error_response(error, scope["path"])(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
 
 
 async def _on_predictor_error(request: Request, error: Exception) -> Response:
     if http_status(error) == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s %s failed: %s", request.method, request.url.path, error)
-    return error_response(error, request.url.path)
+    return error_response(error, request.scope)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(describe_validation(error.errors()), request.url.path)
+    return error_response(describe_validation(error.errors()), request.scope)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -245,28 +253,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not allowed on {path}"
     elif message == "There was an error parsing the body":
         message = "the body is not valid JSON: it is not UTF-8 text, or is nested too deeply"
-    body = (
-        _openai_body(message, "invalid_request_error", None, None) if _is_openai(path) else {"error": message}
-    )
-    return _json(error.status_code, body, error.headers)
-
-
-def _openai_body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def _is_openai(path: str) -> bool:
-    if path.startswith("/openai/"):
-        return True
-    if path.startswith("/v1/models/"):
-        return not path.endswith((":predict", ":explain"))
-    return path.startswith("/v1/")
-
-
-def _json(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None) -> Response:
-    return Response(
-        orjson.dumps(body, default=str), status, dict(headers or {}), media_type="application/json"
-    )
+    return _response(Problem(error.status_code, message), request.scope, error.headers)
 
 
 def _field_name(place: Sequence[int | str]) -> str:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from predictor.access.gate import Gate
 from predictor.api.http.access import RequireKey
 from predictor.api.http.bodies import BodyReader
+from predictor.api.http.error_forms import ANTHROPIC, error_form
 from predictor.api.http.errors import error_response
 from predictor.errors import PredictorError, RequestTooLarge
 
@@ -91,7 +92,7 @@ def request_identity(request_id: str, path: str | None) -> Iterator[str]:
 
 
 class RequestId:
-    """Gives every request an id and echoes it as `x-request-id`.
+    """Gives every request an id and echoes it as `x-request-id`, for Anthropic's clients as `request-id` too.
 
     kserve logs the request header, so the header is set on the way in as well.
     """
@@ -107,10 +108,13 @@ class RequestId:
         headers = MutableHeaders(scope=scope)
         with request_identity(headers.get("x-request-id", ""), scope["path"]) as request_id:
             headers["x-request-id"] = request_id
+            names = ["x-request-id"]
+            if error_form(scope["path"]) is ANTHROPIC:
+                names.append("request-id")
 
             async def send_with_id(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    MutableHeaders(scope=message)["x-request-id"] = request_id
+                    MutableHeaders(scope=message).update(dict.fromkeys(names, request_id))
                 await send(message)
 
             await self.app(scope, receive, send_with_id)
@@ -162,7 +166,7 @@ class BodyLimit:
         refusal = RequestTooLarge(f"the request body is over the limit of {self.max_bytes} bytes; send less")
         length = Headers(scope=scope).get("content-length", "")
         if length.isdigit() and int(length) > self.max_bytes:
-            await error_response(refusal, scope["path"])(scope, receive, send)
+            await error_response(refusal, scope)(scope, receive, send)
             return
         received = 0
 
@@ -186,7 +190,7 @@ class BodyLimit:
             if error is not refusal:
                 raise
         if received > self.max_bytes:
-            await error_response(refusal, scope["path"])(scope, receive, send)
+            await error_response(refusal, scope)(scope, receive, send)
 
 
 class CancelOnDisconnect:
@@ -212,7 +216,7 @@ class CancelOnDisconnect:
             try:
                 body = await self.reader.read(room, scope, receive)
             except PredictorError as error:
-                await error_response(error, scope["path"])(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
             if body is not None:
                 await self._answer(body, scope, receive, send)

@@ -15,12 +15,14 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
-from predictor.api.http.errors import kserve_error
+from predictor.api.http.error_forms import KSERVE
+from predictor.api.http.errors import last_event
+from predictor.api.http.events import sse
 from predictor.api.http.fields import Text
 from predictor.api.http.middleware import current_request_id
 from predictor.api.http.sampling import SamplingFields
 from predictor.api.http.sizes import Identifier
-from predictor.api.http.streaming import EventStream, ending_with_error, sse
+from predictor.api.http.streaming import EventStream, Pings, ending_with_error
 from predictor.engine.request import Delta, FinishReason, Request, TokenLogprob
 from predictor.generation.served_models import ServedModels
 from predictor.generation.streams import RequestStream
@@ -46,8 +48,14 @@ class GenerateRequest(BaseModel):
     id: Identifier | None = None
 
 
-def generate_router(models: ServedModels) -> APIRouter:
-    """The routes, with their full paths."""
+def generate_router(models: ServedModels, ping_seconds: float = 0) -> APIRouter:
+    """The routes, with their full paths.
+
+    Args:
+        models: what answers.
+        ping_seconds: of silence before a stream shows that it lives; 0 for never.
+    """
+    pings = Pings(ping_seconds)
     router = APIRouter(prefix="/v2/models", tags=["V2 generate"])
 
     @router.post("/{model}/generate", response_model=None)
@@ -56,7 +64,7 @@ def generate_router(models: ServedModels) -> APIRouter:
 
     @router.post("/{model}/generate_stream", response_model=None)
     async def generate_stream(model: str, body: GenerateRequest) -> Response:
-        return (await _Generation.read(models.get(model), body)).streamed()
+        return (await _Generation.read(models.get(model), body)).streamed(pings)
 
     return router
 
@@ -89,10 +97,10 @@ class _Generation:
             }
         return Response(orjson.dumps(answer), media_type="application/json")
 
-    def streamed(self) -> Response:
+    def streamed(self, pings: Pings) -> Response:
         """The answer as server-sent events."""
         streams = self._generator.submit([self._request])
-        return EventStream(ending_with_error(self._events(streams), kserve_error), streams)
+        return EventStream(ending_with_error(self._events(streams), last_event(KSERVE)), streams, pings=pings)
 
     async def _events(self, streams: Sequence[RequestStream]) -> AsyncGenerator[bytes, None]:
         async for delta in streams[0]:

@@ -20,7 +20,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.utils.utils import to_headers
 
-from predictor.api.http.errors import kserve_error
+from predictor.api.http.errors import problem_of
 from predictor.api.open_inference import triton_pb2 as triton
 from predictor.api.open_inference.tensor_sizes import check_grpc_request
 from predictor.api.open_inference.triton import TritonExtensions
@@ -149,7 +149,7 @@ def _is_last(piece: Any) -> bool:
 def _text(error: Exception) -> str:
     # kserve's own errors have a reason that was written for users.
     reason = getattr(error, "reason", None)
-    return str(reason)[:1000] if reason else str(kserve_error(error)["error"])
+    return str(reason)[:1000] if reason else problem_of(error).message
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
+from predictor.api.chat.wishes import AnswerForm
 from predictor.api.http.fields import is_unicode
 from predictor.api.http.sampling import SamplingFields
 from predictor.errors import InvalidRequest
-from predictor.structured.compiler import MakeConstraint
 from predictor.structured.grammar import (
     MAX_CHARACTERS,
-    Grammar,
     choice_grammar,
     gbnf_grammar,
     json_schema_grammar,
@@ -28,9 +25,6 @@ from predictor.structured.grammar import (
 )
 
 ANY_OBJECT = {"type": "object"}
-NOT_ENFORCED = "x-schema-not-enforced"
-MAX_PLACES = 20
-MAX_HEADER = 4096
 
 
 class AnswerFormFields(SamplingFields):
@@ -47,19 +41,6 @@ class AnswerFormFields(SamplingFields):
     guided_grammar: Any = None
     regex: Any = None
     ebnf: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerForm:
-    """The form of an answer.
-
-    Attributes:
-        grammar: what it is held to.
-        is_json: whether it is always JSON.
-    """
-
-    grammar: Grammar
-    is_json: bool
 
 
 def read_answer_form(body: AnswerFormFields) -> AnswerForm | None:
@@ -80,21 +61,12 @@ def read_answer_form(body: AnswerFormFields) -> AnswerForm | None:
     return found
 
 
-def not_enforced_header(make_constraint: MakeConstraint | None) -> dict[str, str]:
-    """The answer's header that names what of a schema isn't enforced; empty where all is.
+def read_format(value: Any, param: str) -> AnswerForm | None:
+    """The form that a `response_format` asks for, None for free text.
 
-    Each place is the request's field and a JSON pointer, percent-encoded, such as
-    `response_format#/properties/email/pattern`.
+    Raises:
+        InvalidRequest: it is malformed.
     """
-    places = make_constraint.not_enforced if make_constraint else ()
-    if not places:
-        return {}
-    shown = [quote(place, safe="/#[]~$") for place in places[:MAX_PLACES]]
-    more = [f"and {len(places) - MAX_PLACES} more"] if len(places) > MAX_PLACES else []
-    return {NOT_ENFORCED: ", ".join([*shown, *more])[:MAX_HEADER]}
-
-
-def _response_format(value: Any, param: str) -> AnswerForm | None:
     kind = value.get("type") if isinstance(value, Mapping) else None
     if kind == "text":
         return None
@@ -177,7 +149,7 @@ _OUTPUTS: Mapping[str, _Reader] = {
 }
 
 _READERS: Mapping[str, _Reader] = {
-    "response_format": _response_format,
+    "response_format": read_format,
     "grammar": _gbnf,
     "json_schema": _schema,
     "structured_outputs": _structured_outputs,

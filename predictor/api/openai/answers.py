@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from predictor import __version__
-from predictor.engine.request import Delta, TokenLogprob
+from predictor.engine.request import Delta, PromptProgress, TokenLogprob
 from predictor.generation.chat import ChatAnswer
 from predictor.generation.text import Completion
 
@@ -160,6 +160,24 @@ class ChunkWriter:
             b"null" if finish_reason is None else orjson.dumps(finish_reason),
             self._tail,
         )
+
+    def progress(self, index: int, nothing: bytes, progress: PromptProgress) -> bytes:
+        """A chunk without text that tells how far a prompt has been read, as llama-server does.
+
+        Args:
+            index: of the choice.
+            nothing: the member of a choice that would hold its text.
+            progress: of its prompt.
+        """
+        fields = {
+            "total": progress.total,
+            "cache": progress.cached,
+            "processed": progress.processed,
+            "time_ms": round(progress.seconds * 1000),
+        }
+        choice = b'{"index":%d,%b,"logprobs":null,"finish_reason":null}' % (index, nothing)
+        tail = self._tail.removesuffix(b"}\n\n")
+        return b'%b%b%b,"prompt_progress":%b}\n\n' % (self._head, choice, tail, orjson.dumps(fields))
 
     def usage(self, usage: Usage) -> bytes:
         """The chunk after all others, with no choices."""

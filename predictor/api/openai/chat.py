@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from predictor.api.http.errors import openai_error
-from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
-from predictor.api.openai.answer_form import not_enforced_header
+from predictor.api.chat.asking import ask_chat
+from predictor.api.http.error_forms import OPENAI
+from predictor.api.http.errors import last_event
+from predictor.api.http.streaming import DONE, NO_PINGS, EventStream, Pings, ending_with_error, interleaved
 from predictor.api.openai.answers import ChunkWriter, Envelope, Usage, chat_logprobs, wants_chunk
 from predictor.api.openai.output import read_chat
-from predictor.api.openai.requests import engine_requests
 from predictor.api.openai.types import ChatCompletionRequest
 from predictor.chat.events import ArgumentsPart, CallStarted, Event, Text, Thought
 from predictor.engine.request import Delta, FinishReason
@@ -28,33 +28,33 @@ from predictor.generation.text import TextGenerator
 TOOL_CALLS = "tool_calls"
 
 
-async def chat_completion(generator: TextGenerator, body: ChatCompletionRequest) -> Response:
+async def chat_completion(
+    generator: TextGenerator, body: ChatCompletionRequest, pings: Pings = NO_PINGS
+) -> Response:
     """The answer to `POST /chat/completions`.
 
     Raises:
         PredictorError: the request can't be served.
     """
-    generator.check_count(body.choices)
     params = body.params()
-    chat = await generator.prepare_chat(read_chat(body))
-    headers = not_enforced_header(chat.make_constraint)
-    requests = engine_requests([chat.tokens], params, body.choices, chat.make_constraint, chat.marks)
-    readers = [chat.reader() for _ in requests]
+    asked = await ask_chat(
+        generator, read_chat(body), params, body.choices, wants_progress=body.wants_progress
+    )
     if body.stream:
         envelope = Envelope.new("chatcmpl", "chat.completion.chunk", generator.name)
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
-        streams = generator.submit(requests)
-        choices = [_StreamedChoice(i, writer, r, bool(body.logprobs)) for i, r in enumerate(readers)]
-        events = _events(streams, choices, writer, Usage(len(chat.tokens)) if body.include_usage else None)
-        return EventStream(ending_with_error(events, openai_error), streams, headers)
-    answers = await generator.complete_chat(requests, readers)
+        streams = asked.start()
+        choices = [_StreamedChoice(i, writer, r, bool(body.logprobs)) for i, r in enumerate(asked.readers)]
+        events = _events(streams, choices, writer, Usage(asked.prompt_tokens) if body.include_usage else None)
+        return EventStream(ending_with_error(events, last_event(OPENAI)), streams, asked.headers, pings)
+    answers = await asked.answers()
     whole = [_choice(i, answer, bool(body.logprobs)) for i, answer in enumerate(answers)]
     usage = Usage.of(answers, body.choices)
     for answer in answers:
         usage.add_reasoning(answer.reasoning_tokens)
     envelope = Envelope.new("chatcmpl", "chat.completion", generator.name)
     answer_body = orjson.dumps(envelope.whole(whole, usage))
-    return Response(answer_body, headers=headers, media_type="application/json")
+    return Response(answer_body, headers=dict(asked.headers), media_type="application/json")
 
 
 class _StreamedChoice:
@@ -79,6 +79,9 @@ class _StreamedChoice:
         if not self._started:
             self._started = True
             yield self._writer.chat_start(self._index)
+        if delta.progress is not None:
+            yield self._writer.progress(self._index, b'"delta":{}', delta.progress)
+            return
         logprobs = chat_logprobs(delta.logprobs) if self._with_logprobs else None
         events = self.reader.push(delta)
         if self.reader.is_plain:

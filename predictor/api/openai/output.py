@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from predictor.api.chat.fields import continues_last
+from predictor.api.chat.wishes import CHOICE, Choice, make_wish, tool_named
 from predictor.api.openai.answer_form import read_answer_form
 from predictor.api.openai.types import ChatCompletionRequest
-from predictor.chat.format import AnswerWish, Conversation
+from predictor.chat.format import Conversation
 from predictor.chat.tools import Tool, read_tools
 from predictor.errors import InvalidRequest
 from predictor.generation.chat import ChatRequest
-
-CHOICE = "tool_choice"
 
 
 def read_chat(body: ChatCompletionRequest) -> ChatRequest:
@@ -24,21 +24,11 @@ def read_chat(body: ChatCompletionRequest) -> ChatRequest:
     Raises:
         InvalidRequest: a field is malformed, or two contradict each other.
     """
-    form = read_answer_form(body)
-    answer = None if form is None else form.grammar
     tools = read_tools(body.tools)
     choice = _read_choice(body.tool_choice, tools)
-    if choice == "none" or not tools:
-        return ChatRequest(_conversation(body, ()), AnswerWish(answer), body.thinking_budget)
-    if form is not None and not form.is_json:
-        raise _invalid('can\'t be used with tools, unless tool_choice is "none"', form.grammar.param)
-    wish = AnswerWish(
-        answer,
-        tool=choice if isinstance(choice, Tool) else None,
-        required=choice == "required",
-        parallel=body.parallel_tool_calls is not False and not isinstance(choice, Tool),
-    )
-    return ChatRequest(_conversation(body, tools), wish, body.thinking_budget)
+    parallel = body.parallel_tool_calls is not False
+    shown, wish = make_wish(tools, choice, read_answer_form(body), parallel=parallel)
+    return ChatRequest(_conversation(body, shown), wish, body.thinking_budget)
 
 
 def _conversation(body: ChatCompletionRequest, tools: Sequence[Tool]) -> Conversation:
@@ -61,29 +51,17 @@ def _continues(body: ChatCompletionRequest) -> bool:
         )
     if body.continue_final_message is not None or body.add_generation_prompt is not None:
         return bool(body.continue_final_message)
-    last = body.messages[-1] if body.messages else {}
-    return last.get("role") == "assistant" and bool(last.get("content")) and not last.get("tool_calls")
+    return continues_last(body.messages)
 
 
-def _read_choice(value: Any, tools: Sequence[Tool]) -> str | Tool:
-    """One of none, auto and required, or the tool that must be called."""
-    if value in (None, "none", "auto"):
+def _read_choice(value: Any, tools: Sequence[Tool]) -> Choice:
+    if value in (None, "auto", "none", "required"):
         return value or "auto"
-    if not tools:
-        raise _invalid("needs tools to choose from", CHOICE)
-    if value == "required":
-        return "required"
     function = value.get("function") if isinstance(value, Mapping) else None
     if not isinstance(function, Mapping) or value.get("type") != "function":
-        raise _invalid(
-            'must be "none", "auto", "required" or {"type": "function", "function": {"name": ...}}', CHOICE
+        raise InvalidRequest(
+            f'{CHOICE} must be "none", "auto", "required" or '
+            '{"type": "function", "function": {"name": ...}}',
+            param=CHOICE,
         )
-    name = function.get("name")
-    for tool in tools:
-        if tool.name == name:
-            return tool
-    raise _invalid(f"names the function {name!r}, which is not among the tools", CHOICE)
-
-
-def _invalid(message: str, param: str) -> InvalidRequest:
-    return InvalidRequest(f"{param} {message}", param=param)
+    return tool_named(function.get("name"), tools)

@@ -13,12 +13,14 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from predictor.api.http.errors import openai_error
-from predictor.api.http.streaming import DONE, EventStream, ending_with_error, interleaved
-from predictor.api.openai.answer_form import not_enforced_header, read_answer_form
+from predictor.api.http.engine_requests import engine_requests
+from predictor.api.http.error_forms import OPENAI
+from predictor.api.http.errors import last_event
+from predictor.api.http.not_enforced import not_enforced_header
+from predictor.api.http.streaming import DONE, EventStream, Pings, ending_with_error, interleaved
+from predictor.api.openai.answer_form import read_answer_form
 from predictor.api.openai.answers import ChunkWriter, Envelope, TextLogprobs, Usage, wants_chunk
 from predictor.api.openai.chat import chat_completion
-from predictor.api.openai.requests import engine_requests
 from predictor.api.openai.types import ChatCompletionRequest, CompletionRequest, Prompt
 from predictor.errors import InvalidRequest
 from predictor.generation.served_models import ServedModels
@@ -28,17 +30,23 @@ from predictor.generation.text import Completion, TextGenerator
 OWNER = "kserve-llamacpp"
 
 
-def openai_router(models: ServedModels) -> APIRouter:
-    """The routes, to be mounted under `/v1` and `/openai/v1`."""
+def openai_router(models: ServedModels, ping_seconds: float = 0) -> APIRouter:
+    """The routes, to be mounted under `/v1` and `/openai/v1`.
+
+    Args:
+        models: what answers.
+        ping_seconds: of silence before a stream shows that it lives; 0 for never.
+    """
+    pings = Pings(ping_seconds)
     router = APIRouter(tags=["OpenAI"])
 
     @router.post("/chat/completions", response_model=None)
     async def chat_completions(body: ChatCompletionRequest) -> Response:
-        return await chat_completion(models.get(body.model), body)
+        return await chat_completion(models.get(body.model), body, pings)
 
     @router.post("/completions", response_model=None)
     async def completions(body: CompletionRequest) -> Response:
-        return await _complete(models.get(body.model), body)
+        return await _complete(models.get(body.model), body, pings)
 
     @router.get("/models", response_model=None)
     async def list_models() -> dict[str, Any]:
@@ -53,7 +61,7 @@ def openai_router(models: ServedModels) -> APIRouter:
     return router
 
 
-async def _complete(generator: TextGenerator, body: CompletionRequest) -> Response:
+async def _complete(generator: TextGenerator, body: CompletionRequest, pings: Pings) -> Response:
     generator.check_count(body.prompt_count * body.choices)
     params = body.params()
     texts = body.prompts()
@@ -62,15 +70,17 @@ async def _complete(generator: TextGenerator, body: CompletionRequest) -> Respon
     echoes = _echoes(texts, body)
     form = read_answer_form(body)
     make_constraint = None if form is None else await generator.constraints.whole(form.grammar)
-    headers = not_enforced_header(make_constraint)
-    requests = engine_requests(prompts, params, body.choices, make_constraint)
+    headers = not_enforced_header(make_constraint.not_enforced if make_constraint else ())
+    requests = engine_requests(
+        prompts, params, body.choices, make_constraint, wants_progress=body.wants_progress
+    )
     envelope = Envelope.new("cmpl", "text_completion", generator.name)
     if body.stream:
         writer = ChunkWriter(envelope, include_usage=body.include_usage)
         streams = generator.submit(requests)
         usage = Usage(sum(map(len, prompts))) if body.include_usage else None
         events = _text_events(streams, writer, usage, body, echoes)
-        return EventStream(ending_with_error(events, openai_error), streams, headers)
+        return EventStream(ending_with_error(events, last_event(OPENAI)), streams, headers, pings)
     results = await generator.complete(requests)
     choices = [
         _text_choice(i, result, echoes[i], body.logprobs is not None) for i, result in enumerate(results)
@@ -90,6 +100,9 @@ async def _text_events(
         if echo:
             yield writer.text(index, echo, None, None)
     async for index, delta in interleaved(streams):
+        if delta.progress is not None:
+            yield writer.progress(index, b'"text":""', delta.progress)
+            continue
         finish = delta.finish_reason
         if finish is not None and usage is not None:
             usage.completion_tokens += delta.completion_tokens

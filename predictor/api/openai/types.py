@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
+from predictor.api.chat.fields import TemplateVariables
 from predictor.api.http.fields import WHOLE, Integer, is_unicode
 from predictor.api.openai.answer_form import AnswerFormFields
 from predictor.engine.request import MAX_LOGPROBS, SamplingParams
@@ -20,8 +21,6 @@ from predictor.errors import InvalidRequest
 
 MAX_CHOICES = 128
 DEFAULT_COMPLETION_TOKENS = 16
-TEMPLATE_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
-"""What `chat_template_kwargs` must not set, since the request says it elsewhere or the model does."""
 
 Prompt = str | tuple[int, ...]
 
@@ -43,11 +42,17 @@ class GenerationRequest(AnswerFormFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
+    return_progress: bool | None = None
 
     @property
     def choices(self) -> int:
         """Answers wanted per prompt."""
         return self.n or 1
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether a stream tells how far its prompts have been read, as llama-server's does."""
+        return bool(self.stream and self.return_progress)
 
     @property
     def include_usage(self) -> bool:
@@ -75,7 +80,7 @@ class ChatCompletionRequest(GenerationRequest):
     functions: Any = None
     function_call: Any = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     thinking_budget: Annotated[int, Field(ge=0), WHOLE] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -87,14 +92,6 @@ class ChatCompletionRequest(GenerationRequest):
     @classmethod
     def _no_limit(cls, value: Any) -> Any:
         return None if value == -1 else value
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _no_own_variables(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        taken = sorted(TEMPLATE_VARIABLES & (value or {}).keys())
-        if taken:
-            raise ValueError(f"{taken[0]} has a field of its own")
-        return value
 
     def params(self) -> SamplingParams:
         """The engine's parameters; without a limit, an answer ends when the context is full.

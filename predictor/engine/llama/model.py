@@ -12,9 +12,13 @@ import llama_cpp.llama_cpp as lib
 
 from predictor.engine.llama.backend import Owner, recent_errors, start_backend
 from predictor.engine.llama.tokenizer import Tokenizer
+from predictor.engine.past import Past
 from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import ModelLoadError
+
+# Their caches of compressed tokens can't be put back without the tokens between two of them.
+WITHOUT_RESUMING = {"deepseek4"}
 
 
 class Model(Owner):
@@ -56,14 +60,27 @@ class Model(Owner):
         self._pieces: dict[int, bytes] = {}
 
     @property
-    def can_cut_prefix(self) -> bool:
-        """Whether a sequence's cache can be shortened to any prefix: not so in recurrent models and
-        in sliding-window ones."""
-        return not (
-            lib.llama_model_is_recurrent(self.handle)
-            or lib.llama_model_is_hybrid(self.handle)
-            or lib.llama_model_n_swa(self.handle) > 0
-        )
+    def past(self) -> Past:
+        """Where a sequence's cache can be shortened."""
+        if lib.llama_model_is_recurrent(self.handle):
+            return Past.STATE
+        if lib.llama_model_is_hybrid(self.handle):
+            return Past.PARTLY_STATE
+        return Past.WINDOW if self.window else Past.ALL
+
+    @property
+    def window(self) -> int:
+        """How many tokens the layers with a sliding window look at; 0 where there are none."""
+        return int(lib.llama_model_n_swa(self.handle))
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a sequence can be continued from an earlier place at all."""
+        return self.metadata("general.architecture") not in WITHOUT_RESUMING
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token structures text and is none, such as the start of a message."""
+        return bool(lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL)
 
     @property
     def can_generate(self) -> bool:
@@ -74,6 +91,11 @@ class Model(Owner):
     def is_causal(self) -> bool:
         """False for encoders, in which a token sees those behind it too."""
         return self.metadata(f"{self.metadata('general.architecture')}.attention.causal") != "false"
+
+    @property
+    def vocab_handle(self) -> Any:
+        """llama.cpp's pointer to the vocabulary."""
+        return self._vocab
 
     def metadata(self, key: str) -> str:
         """A value of the GGUF header as text, "" where there is none; long ones are cut."""
@@ -146,8 +168,7 @@ class Model(Owner):
             token
             for text in texts
             for token in self.tokenize(text, add_special=False, parse_special=True)
-            if not self.is_end(token)
-            and lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL
+            if not self.is_end(token) and self.is_control(token)
         }
         return {token: lib.llama_vocab_get_text(self._vocab, token) for token in sorted(tokens)}
 
@@ -176,9 +197,7 @@ class Model(Owner):
         """All tokens; reading them takes about 3 microseconds each."""
         tokens = range(self.n_vocab)
         control = {
-            token: lib.llama_vocab_get_text(self._vocab, token)
-            for token in tokens
-            if lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL
+            token: lib.llama_vocab_get_text(self._vocab, token) for token in tokens if self.is_control(token)
         }
         function = ctypes.cast(lib._lib.llama_tokenize, ctypes.c_void_p)
         return Vocabulary(

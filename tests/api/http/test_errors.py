@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from predictor.api.http.error_forms import ANTHROPIC, KSERVE, OPENAI, RESPONSES, error_form
 from predictor.api.http.errors import grpc_error, http_status, install_error_handlers
 from predictor.errors import (
     EngineFailure,
@@ -76,6 +77,45 @@ def test_unknown_routes_answer_in_their_protocols_form(
     assert response.status_code in (404, 405)
     error = response.json()["error"]
     assert path in (error["message"] if expected else error)
+
+
+FORMS = {
+    "OpenAI": OPENAI,
+    "OpenAI Responses": RESPONSES,
+    "Embeddings": OPENAI,
+    "Anthropic": ANTHROPIC,
+}
+
+
+def test_the_path_of_every_route_tells_its_protocol(scripted: Any) -> None:
+    """By the tags that the routes themselves have."""
+    for path, operations in scripted.http.get("/openapi.json").json()["paths"].items():
+        tags = {tag for operation in operations.values() for tag in operation.get("tags", ["other"])}
+        expected = {FORMS.get(tag, KSERVE) for tag in tags}
+        assert error_form(path.replace("{model}", "smol")) in expected, path
+
+
+@pytest.mark.parametrize(("path", "name"), [("/v1/messages", "anthropic"), ("/v1/responses", "openai")])
+def test_what_middleware_refuses_has_the_protocols_form(scripted: Any, path: str, name: str) -> None:
+    """A body too large, in a code that nobody knows, of a method that isn't there, on no route."""
+    refused = [
+        scripted.http.post(path, content=b" " * 100_001),
+        scripted.http.post(path, content=b"{}", headers={"content-encoding": "br"}),
+        scripted.http.get(path),
+        scripted.http.get(path + "/nothing"),
+        scripted.post(path, {"model": "nope", "input": "Hi", "messages": []}),
+    ]
+    assert [answer.status_code for answer in refused] == [413, 415, 405, 404, 404]
+    kinds = [answer.json()["error"]["type"] for answer in refused]
+    if name == "anthropic":
+        invalid = "invalid_request_error"
+        assert kinds == ["request_too_large", invalid, invalid, "not_found_error", "not_found_error"]
+        for answer in refused:
+            assert answer.json()["type"] == "error"
+            assert answer.json()["request_id"] == answer.headers["request-id"]
+    else:
+        assert set(kinds) == {"invalid_request_error"}
+        assert all("param" in answer.json()["error"] for answer in refused)
 
 
 def test_kserves_own_handlers_do_not_replace_ours() -> None:

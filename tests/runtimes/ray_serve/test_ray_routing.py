@@ -31,10 +31,21 @@ def keys(**fields: Any) -> tuple[int, ...]:
         {"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": [LONG]}]},
         {"messages": [{"role": "system", "content": LONG}, {"role": "user", "content": "q"}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": LONG}]}]},
+        {"instructions": LONG, "input": "q"},
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": LONG}]}]},
+        {"system": LONG, "messages": [{"role": "user", "content": "q"}]},
     ],
 )
 def test_every_protocols_prompt_has_keys(fields: dict[str, Any]) -> None:
     assert len(keys(**fields)) in (WHOLE_BLOCKS, WHOLE_BLOCKS + 1)
+
+
+def test_what_a_client_is_billed_by_is_no_part_of_the_prompt() -> None:
+    def of(billed: str) -> tuple[int, ...]:
+        blocks = [f"x-anthropic-billing-header: cch={billed};", LONG]
+        return keys(system=[{"type": "text", "text": text} for text in blocks], messages=[])
+
+    assert of("1") == of("2") != ()
 
 
 def test_keys_agree_as_far_as_the_texts_do() -> None:

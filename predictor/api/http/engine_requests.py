@@ -1,4 +1,4 @@
-"""From an OpenAI request to the engine's."""
+"""From what a protocol asks to the engine's requests."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def engine_requests(
     choices: int,
     make_constraint: MakeConstraint | None,
     marks: Mapping[int, bytes] | None = None,
+    *,
+    wants_progress: bool = False,
 ) -> list[Request]:
     """One engine request per choice, prompt by prompt. Choices of one prompt get different seeds.
 
@@ -40,6 +42,7 @@ def engine_requests(
             _for_choice(params, k),
             make_constraint() if make_constraint else None,
             marks=marks or {},
+            wants_progress=wants_progress,
         )
         for i, prompt in enumerate(prompts)
         for k in range(choices)
