@@ -31,7 +31,7 @@ INSTALL := $(BIN)/python scripts/install_packages.py
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults lint format bench bench-platforms llama-server image-test audit chart release docs reference clean distclean
+.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults test-clients lint format bench bench-platforms llama-server image-test audit chart release docs reference screenshots clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,8 +43,9 @@ setup: $(INSTALLED) $(FAST_MODEL) ## create .venv, compile llama.cpp once per ma
 serve: $(SERVES) $(filter $(DEMO_MODEL) $(FAST_MODEL),$(SERVED)) ## serve MODEL (the demo model) until Ctrl-C
 	@exec $(BIN)/kserve-llamacpp serve "$(SERVED)" --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) $(ARGS)
 
+# Two processes: most of the time tests wait, for a server's start or its end.
 test: setup ## run the tests; ARGS goes to pytest
-	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest $(ARGS)
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-ray: setup ## run the tests that start Ray
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m ray $(ARGS)
@@ -59,6 +60,15 @@ test-faults: setup ## inject faults and write docs/reliability.md; SOAK=30 minut
 	@$(INSTALL) --editable '.[faults]'
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_SOAK_MINUTES=$(SOAK) \
 	KSERVE_LLAMACPP_FAULT_REPORT=docs/reliability.md $(BIN)/python -m pytest -m faults tests/faults $(ARGS)
+
+test-clients: setup ## run the clients that people use and write what they did into docs/clients.md
+	@for name in venv venv-llama-index venv-pydantic-ai; do \
+	$(PYTHON) -m venv build/clients/$$name && \
+	build/clients/$$name/bin/python -m pip install --quiet -r tests/clients/requirements/$$name.txt || exit 1; done
+	@cp tests/clients/package.json build/clients/ && npm install --prefix build/clients --no-audit --no-fund --foreground-scripts
+	@node build/clients/node_modules/@anthropic-ai/claude-code/install.cjs
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_CLIENTS=build/clients \
+	KSERVE_LLAMACPP_CLIENT_REPORT=docs/clients.md $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 test-notebooks: setup ## execute the notebooks with small sizes
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest tests/notebooks -m '' $(ARGS)
@@ -103,6 +113,10 @@ docs: $(INSTALLED) ## build the documentation's site in build/site; a broken lin
 reference: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## write docs/reference anew from the code
 	@$(BIN)/python scripts/reference_pages.py "$(MODEL)"
 	@$(BIN)/python scripts/chat_formats_page.py
+
+screenshots: setup ## take the pictures of the chat page in docs anew
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_SCREENSHOTS=docs \
+	$(BIN)/python -m pytest -m slow tests/api/test_screenshots.py
 
 clean: ## remove .venv; compiled llama.cpp and the demo model stay
 	rm -rf $(VENV)

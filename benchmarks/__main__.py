@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import report
+from benchmarks.chats import CHAT
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.measure import Scenario, run_to_end
 from benchmarks.restart_scenario import WarmRestart
@@ -29,7 +30,7 @@ _console = Console(stderr=True)
 
 def all_scenarios(model: Path) -> list[Scenario]:
     """Every scenario, in the order in which they run."""
-    return [DISTINCT, SHARED, LONG, ColdStart(), WarmRestart(), OriginalContainerContract(model)]
+    return [DISTINCT, SHARED, CHAT, LONG, ColdStart(), WarmRestart(), OriginalContainerContract(model)]
 
 
 def main(

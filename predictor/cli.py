@@ -23,7 +23,7 @@ EXIT_USAGE = 2
 _EITHER_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
 
 Option = str | bool | list[str] | None
-_REPEATABLE = {"lora"}
+_REPEATABLE = {"lora", "model_name"}
 
 app = typer.Typer(
     name="kserve-llamacpp",
@@ -85,7 +85,7 @@ def _settings(model: Option, model_dir: Option, **options: Option) -> Settings:
         _fail("give the model as MODEL or as --model-dir, not both", EXIT_USAGE)
     given: dict[str, Any] = {"model": model or model_dir, **options}
     try:
-        return Settings(**{name: value for name, value in given.items() if value not in (None, [])})
+        return Settings(**{name: value for name, value in given.items() if value not in (None, [], ())})
     except ValidationError as error:
         _fail(explain(error), EXIT_USAGE)
 

@@ -35,6 +35,10 @@ class WrongTask(InvalidRequest):
     """Text was asked of a model that gives vectors, or the other way round."""
 
 
+class ThreadsUnsupported(InvalidRequest):
+    """The request counts on a conversation that the server is to keep; clients can send it whole instead."""
+
+
 class RequestTooLarge(PredictorError):
     """The request body is over the size limit."""
 

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from predictor.models.lora import LoraAdapter, parse_adapters
+from predictor.models.names import parse_names
 from predictor.option_conflicts import CONFLICTS, RAY_ONLY
 
 ENV_PREFIX = "LLAMACPP_"
@@ -83,8 +84,13 @@ class Settings(BaseSettings):
         Shown(MODEL, "reference"),
     ]
     model_name: Annotated[
-        str | None,
-        Field(min_length=1, pattern=r"^[^/\s]+$", description="Name that requests use for the model."),
+        tuple[str, ...] | None,
+        NoDecode,
+        BeforeValidator(parse_names),
+        Field(
+            description="Name that requests use for the model; may be given several times, in the "
+            "environment with blanks between. The first one is its name in answers, metrics and traces.",
+        ),
         Shown(MODEL, "name", "the file's name without .gguf"),
     ] = None
     model_file: Annotated[
@@ -232,7 +238,12 @@ class Settings(BaseSettings):
     context_tokens: Annotated[
         int | None,
         Field(ge=64, description="Size of the KV cache, shared by all running sequences."),
-        Shown(BATCHING, "tokens", "the model's training context, at most 8192"),
+        Shown(
+            BATCHING,
+            "tokens",
+            "the model's training context, at most 8192; as much for each sequence where that takes at most "
+            "1 GiB and an eighth of the memory limit",
+        ),
     ] = None
     max_sequence_tokens: Annotated[
         int | None,
@@ -345,6 +356,14 @@ class Settings(BaseSettings):
         Field(description="Number format of the KV cache; q8_0 takes about half the memory of f16."),
         Shown(COMPUTE, "f16|q8_0"),
     ] = "f16"
+    full_window: Annotated[
+        bool,
+        Field(
+            description="Keep all tokens of layers with a sliding window, not only those in it: takes more "
+            "memory, and chats can be gone back in as far as you like."
+        ),
+        Shown(COMPUTE, ""),
+    ] = False
     mmap: Annotated[
         bool,
         Field(description="Map the file into memory; without it, it is read in full first."),

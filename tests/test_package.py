@@ -48,7 +48,8 @@ def test_the_sdist_and_its_wheel_have_every_module(built: tuple[Path, Path]) -> 
         assert modules([name.partition("/")[2] for name in archive.getnames()]) == here
     with zipfile.ZipFile(wheel) as archive:
         assert modules(archive.namelist()) == here
-        data = {path.relative_to(ROOT).as_posix() for path in (ROOT / "predictor/api/static").iterdir()}
+        static = (path for path in (ROOT / "predictor/api/static").rglob("*") if path.is_file())
+        data = {path.relative_to(ROOT).as_posix() for path in static}
         assert data <= set(archive.namelist())
 
 

@@ -97,7 +97,7 @@ def test_kubernetes_service_variables_set_no_field() -> None:
     [
         ("model", ""),
         ("model_name", "a/b"),
-        ("model_name", "two words"),
+        ("model_name", ["m", "two words"]),
         ("model_file", ""),
         ("chat_template", "/no/such/template.jinja"),
         ("http_port", 0),
@@ -123,6 +123,12 @@ def test_a_bad_value_is_named_by_flag_and_variable(field: str, value: object) ->
     assert message.startswith(f"{flag(field)} ({env_var(field)}): ")
     assert message.endswith(f", not {str(value)!r}")
     assert "\n" not in message
+
+
+def test_a_model_has_each_of_its_names_once() -> None:
+    assert Settings(model="m", model_name=["a", "org/b", "a"]).model_name == ("a", "org/b")
+    assert Settings(model="m", model_name="a org/b").model_name == ("a", "org/b")  # as in the environment
+    assert "two words" in mistake(model="m", model_name=["two words"])
 
 
 def test_every_mistake_has_a_line() -> None:

@@ -49,7 +49,8 @@ def chat(
     api_key: ApiKey = None,
 ) -> None:
     """Talk to a model in the terminal. What is piped in is one message, and only its answer is printed."""
-    from predictor.client.terminal_chat import Conversation, run
+    from predictor.client.conversation import Conversation
+    from predictor.client.terminal_chat import run
 
     try:
         conversation = Conversation.at(url, api_key, model, system, temperature, max_tokens)

@@ -104,7 +104,7 @@ def event_forms(lines: list[str]) -> list[Any]:
 def assert_same_form(actual: str, shown: str) -> None:
     if shown.startswith("{"):
         assert form(json.loads(actual)) == form(json.loads(shown))
-    elif shown.startswith("data: "):
+    elif shown.startswith(("data: ", "event: ")):
         real, expected = event_forms(actual.splitlines()), event_forms(shown.splitlines())
         cut = expected.index("...")
         assert real[:cut] == expected[:cut]

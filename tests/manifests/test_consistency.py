@@ -81,7 +81,7 @@ def test_arguments_are_understood_by_the_program() -> None:
     assert len(containers()) > 20
     for name, container in containers():
         settings = settings_of(container)
-        assert settings.model_name == MODEL_NAME, name
+        assert settings.model_name == (MODEL_NAME,), name
         assert settings.model == "/mnt/models" or settings.model.startswith("hf://"), name
 
 

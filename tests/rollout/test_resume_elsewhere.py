@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from cluster_front import Seen
 from pod_api import PodApi
 from rollout_bench import NAME, NEW, Bench
@@ -41,7 +42,7 @@ def pause_once_it_has_traffic(bench: Bench) -> None:
 
 
 def test_the_golden_set_and_the_reports_are_where_the_resuming_machine_has_them(
-    bench: Bench, server: Server, tmp_path: Path
+    bench: Bench, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for machine in (first, second):
@@ -73,9 +74,12 @@ def test_the_golden_set_and_the_reports_are_where_the_resuming_machine_has_them(
         assert expected in errors
         assert bench.percents()[-1] == 50
 
-    there = ("--golden", str(second / "golden.jsonl"), "--reports", str(second / "reports"))
+    monkeypatch.chdir(second)
+    there = ("--golden", "golden.jsonl", "--reports", "rollout-reports")
     status, output, errors = bench.run(*resume, *there)
     assert status == 0, errors
     assert "promoted" in output.splitlines()[-1]
-    assert [report.name for report in (second / "reports").iterdir()] == ["chat-chat-r1-predictor-50.html"]
+    assert [report.name for report in (second / "rollout-reports").iterdir()] == [
+        "chat-chat-r1-predictor-50.html"
+    ]
     assert len(list((first / "reports").iterdir())) == 1

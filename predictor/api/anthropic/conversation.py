@@ -15,7 +15,7 @@ from predictor.api.chat.passed_over import log_passed_over
 from predictor.api.chat.wishes import CHOICE, AnswerForm, Choice, make_wish, tool_named
 from predictor.chat.format import Conversation
 from predictor.chat.tools import Tool, read_tools
-from predictor.errors import InvalidRequest
+from predictor.errors import InvalidRequest, ThreadsUnsupported
 from predictor.generation.chat import ChatRequest
 from predictor.structured.grammar import json_schema_grammar
 
@@ -25,7 +25,14 @@ def read_chat(body: CountTokensRequest) -> ChatRequest:
 
     Raises:
         InvalidRequest: a field is malformed, or two contradict each other.
+        ThreadsUnsupported: the conversation is to be kept here.
     """
+    if body.thread:
+        # Anthropic's own client goes on without a thread where it is told so.
+        raise ThreadsUnsupported(
+            "thread is not supported, since this server stores no messages: send the whole conversation",
+            param="thread",
+        )
     messages = read_messages(body.system, body.messages)
     tools = _tools(body.tools)
     choice, parallel = _choice(body.tool_choice, tools)

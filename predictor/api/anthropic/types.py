@@ -50,12 +50,13 @@ class CountTokensRequest(SamplingFields):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: Any = None
+    thread: Any = None
     chat_template_kwargs: TemplateVariables | None = None
 
     @property
     def effort(self) -> str | None:
-        """How much the model is to think: not at all unless it is asked to, as at Anthropic."""
-        if self.thinking is None or self.thinking.type in ("disabled", "between_tools"):
+        """How much the model is to think, None where that is left to it."""
+        if self.thinking is not None and self.thinking.type == "disabled":
             return "none"
         return self.output_config.effort if self.output_config else None
 

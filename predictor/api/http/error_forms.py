@@ -75,10 +75,18 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
 }
 
+_ANTHROPIC_CODES = ("thread_unsupported_request",)
+"""By these, clients know what to do instead; other codes are OpenAI's."""
+
 
 def _anthropic_body(problem: Problem, request_id: str) -> JsonObject:
     other = "invalid_request_error" if problem.status < 500 else "api_error"
-    error = {"type": _ANTHROPIC_TYPES.get(problem.status, other), "message": problem.message}
+    error: dict[str, Any] = {
+        "type": _ANTHROPIC_TYPES.get(problem.status, other),
+        "message": problem.message,
+    }
+    if problem.code in _ANTHROPIC_CODES:
+        error["details"] = {"error_code": problem.code}
     return {"type": "error", "error": error, "request_id": request_id or None}
 
 
@@ -108,6 +116,8 @@ _BY_PATH = (
     (re.compile(r"(/openai)?/v1/responses(/.*)?"), RESPONSES),
     (re.compile(r"/v1/models/.*:(predict|explain)"), KSERVE),
     (re.compile(r"/openai/.*|/v1/.*"), OPENAI),
+    # llama-server's and vLLM's own routes, whose errors are OpenAI's there too.
+    (re.compile(r"/health|/tokenize|/detokenize|/apply-template|/infill"), OPENAI),
 )
 
 

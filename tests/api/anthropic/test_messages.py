@@ -122,7 +122,7 @@ def test_a_stream_tells_each_block_from_its_begin_to_its_end(agent_server: Serve
     assert events[-2].usage.output_tokens == whole.usage.output_tokens == helped.usage.output_tokens
 
 
-def test_without_thinking_there_is_none_and_hidden_thoughts_come_back(agent: anthropic.Anthropic) -> None:
+def test_hidden_thoughts_come_back(agent: anthropic.Anthropic) -> None:
     question: Any = [{"role": "user", "content": QUESTION}]
     hidden = {**THINKING, "display": "omitted"}
     message = agent.messages.create(model="agent", messages=question, **{**ASKED, "thinking": hidden})
@@ -332,6 +332,30 @@ def test_what_can_not_be_served_is_refused(scripted: Any, fields: dict[str, Any]
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert words in answer.json()["error"]["message"]
+
+
+def test_the_clients_tool_runner_goes_on_without_a_thread(agent: anthropic.Anthropic) -> None:
+    """It asks for a thread first, of which it would send only what is new."""
+    called: list[Any] = []
+
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        called.append(("weather", {"city": city}))
+        return FUNCTIONS["weather"](city)  # type: ignore[no-any-return]
+
+    def add(a: int, b: int) -> str:
+        """The sum of two numbers."""
+        called.append(("add", {"a": a, "b": b}))
+        return FUNCTIONS["add"](a, b)  # type: ignore[no-any-return]
+
+    runner = agent.beta.messages.tool_runner(
+        model="agent",
+        max_tokens=200,
+        tools=[anthropic.beta_tool(weather), anthropic.beta_tool(add)],
+        messages=[{"role": "user", "content": QUESTION}],
+    )
+    assert runner.until_done().content[-1].text == LAST  # type: ignore[union-attr]
+    assert called == CALLS
 
 
 ERRORS = [
