@@ -8,7 +8,10 @@ SOAK ?= 30
 LLAMA_SERVER ?=
 # How llama-cpp-python is compiled. Without the multimodal library it takes about half as long.
 CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
-export CMAKE_ARGS
+# A compiled wheel of llama-cpp-python, or an index that has one: then nothing is compiled.
+LLAMA_WHEEL ?=
+LLAMA_INDEX ?=
+export CMAKE_ARGS LLAMA_WHEEL LLAMA_INDEX
 
 XDG_CACHE_HOME ?= $(HOME)/.cache
 CACHE := $(XDG_CACHE_HOME)/kserve-llamacpp
@@ -20,12 +23,15 @@ MODEL ?= $(DEMO_MODEL)
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What serving needs, and with it what everything else here needs.
+SERVES := $(VENV)/.serves
 INSTALLED := $(VENV)/.installed
+INSTALL := $(BIN)/python scripts/install_packages.py
 # Build tools are pinned too: older versions of pip read the first variable for them, newer ones the second.
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults test-clients lint format bench bench-platforms llama-server image-test docs reference clean distclean
+.PHONY: help setup serve test test-ray test-notebooks test-all test-rollout test-faults test-clients lint format bench bench-platforms llama-server image-test audit chart release docs reference screenshots clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,11 +40,12 @@ help: ## list the targets
 
 setup: $(INSTALLED) $(FAST_MODEL) ## create .venv, compile llama.cpp once per machine, fetch the demo model
 
-serve: $(INSTALLED) $(filter $(DEMO_MODEL) $(FAST_MODEL),$(SERVED)) ## serve MODEL (the demo model) until Ctrl-C
+serve: $(SERVES) $(filter $(DEMO_MODEL) $(FAST_MODEL),$(SERVED)) ## serve MODEL (the demo model) until Ctrl-C
 	@exec $(BIN)/kserve-llamacpp serve "$(SERVED)" --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) $(ARGS)
 
+# Two processes: most of the time tests wait, for a server's start or its end.
 test: setup ## run the tests; ARGS goes to pytest
-	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest $(ARGS)
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-ray: setup ## run the tests that start Ray
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m ray $(ARGS)
@@ -50,7 +57,7 @@ test-rollout: setup ## roll real models out behind Envoy, kill and simulate roll
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m slow tests/rollout $(ARGS)
 
 test-faults: setup ## inject faults and write docs/reliability.md; SOAK=30 minutes of mixed load
-	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[faults]'
+	@$(INSTALL) --editable '.[faults]'
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_SOAK_MINUTES=$(SOAK) \
 	KSERVE_LLAMACPP_FAULT_REPORT=docs/reliability.md $(BIN)/python -m pytest -m faults tests/faults $(ARGS)
 
@@ -90,6 +97,16 @@ bench-platforms: setup ## compare KServe with Ray Serve on this machine
 image-test: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## build the image and test it
 	@$(BIN)/python scripts/image_test.py "$(MODEL)"
 
+audit: $(INSTALLED) ## compare the pinned versions with known vulnerabilities
+	@$(INSTALL) --editable '.[audit]'
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
+
+chart: $(INSTALLED) ## write the chart's objects anew from the kustomize folders
+	@$(BIN)/python scripts/chart_files.py
+
+release: $(INSTALLED) ## make a release's files from VERSION=1.4.0; PUBLISH=1 commits and tags it too
+	@$(BIN)/python scripts/release.py $(if $(PUBLISH),--publish) "$(VERSION)"
+
 docs: $(INSTALLED) ## build the documentation's site in build/site; a broken link fails
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -97,24 +114,42 @@ reference: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## write docs/reference
 	@$(BIN)/python scripts/reference_pages.py "$(MODEL)"
 	@$(BIN)/python scripts/chat_formats_page.py
 
+screenshots: setup ## take the pictures of the chat page in docs anew
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" KSERVE_LLAMACPP_SCREENSHOTS=docs \
+	$(BIN)/python -m pytest -m slow tests/api/test_screenshots.py
+
 clean: ## remove .venv; compiled llama.cpp and the demo model stay
 	rm -rf $(VENV)
 
 distclean: clean ## remove compiled llama.cpp and the demo model too: the next set-up compiles again
 	rm -rf "$(CACHE)/wheels" "$(CACHE)/openblas" "$(CACHE)/llama-server" "$(CACHE)/models"
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(SERVES): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	@echo "Setting up $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PINNED) $(BIN)/python scripts/build_llama.py wheel > $(VENV)/llama-wheel
-	@echo "Installing the pinned packages, one to two minutes the first time"
-	@$(PINNED) $(BIN)/python -m pip install --quiet --no-deps --force-reinstall "$$(cat $(VENV)/llama-wheel)"
-	@$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[test,lint,bench,ray,docs]'
+	@echo "Installing the pinned packages that serving needs"
+	@$(INSTALL) "$$(cat $(VENV)/llama-wheel)" --editable .
 	@$(PINNED) $(BIN)/python scripts/build_llama.py openblas
+	@echo "$(LLAMA_CHOICE)" > $(VENV)/llama-choice
 	@touch $@
 
-$(DEMO_MODEL): | $(INSTALLED)
+$(INSTALLED): $(SERVES)
+	@echo "Installing the pinned packages for tests, benchmarks and docs"
+	@$(INSTALL) --editable '.[test,lint,bench,ray,docs]'
+	@touch $@
+
+# Another wheel than last time is installed; naming none keeps what is there.
+LLAMA_CHOICE := $(LLAMA_WHEEL)$(LLAMA_INDEX)
+ifneq ($(LLAMA_CHOICE),)
+ifneq ($(LLAMA_CHOICE),$(file < $(VENV)/llama-choice))
+$(SERVES): FORCE
+.PHONY: FORCE
+endif
+endif
+
+$(DEMO_MODEL): | $(SERVES)
 	@echo "Fetching the demo model, 98 MB"
 	@$(BIN)/python scripts/fetch_demo_model.py "$@"
 

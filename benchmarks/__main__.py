@@ -15,20 +15,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import report
+from benchmarks.chats import CHAT
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.measure import Scenario, run_to_end
 from benchmarks.restart_scenario import WarmRestart
-from benchmarks.results import LLAMA_SERVER, OURS, Measurement, Run
-from benchmarks.scenarios import DISTINCT, LONG, SHARED
+from benchmarks.results import LLAMA_SERVER, OURS, Measurement, Run, Trial
+from benchmarks.scenarios import DISTINCT, LONG, SHARED, ServingScenario
 from benchmarks.servers import LlamaServer, OurServer, Server, ServerError, shown_command
 from benchmarks.start_scenarios import ColdStart, OriginalContainerContract
+from benchmarks.tuning import tune
 
 _console = Console(stderr=True)
 
 
 def all_scenarios(model: Path) -> list[Scenario]:
     """Every scenario, in the order in which they run."""
-    return [DISTINCT, SHARED, LONG, ColdStart(), WarmRestart(), OriginalContainerContract(model)]
+    return [DISTINCT, SHARED, CHAT, LONG, ColdStart(), WarmRestart(), OriginalContainerContract(model)]
 
 
 def main(
@@ -49,8 +51,13 @@ def main(
         int, typer.Option(min=1, help="Threads of each server. Default: this machine's cores.")
     ] = psutil.cpu_count() or 1,
     llama_server_flags: Annotated[
-        str, typer.Option(help="More flags for llama-server, such as '-fa on -b 512'.")
-    ] = "",
+        str | None,
+        typer.Option(
+            help="Flags for llama-server, such as '-fa on -b 512'. Default: its best ones, found before each "
+            "scenario.",
+            show_default=False,
+        ),
+    ] = None,
     page: Annotated[Path, typer.Option(help="The page to write; plots go beside it.")] = Path(
         "docs/benchmarks.md"
     ),
@@ -62,13 +69,16 @@ def main(
     scenarios = _chosen(all_scenarios(model), scenario)
     servers: list[Server] = [OurServer(model, threads)]
     if llama_server is not None:
-        flags = shlex.split(llama_server_flags)
+        flags = shlex.split(llama_server_flags or "")
         servers.append(LlamaServer(llama_server, model, threads, flags))
     servers = [one for one in servers if not server or one.name in server]
     if not servers:
         raise typer.BadParameter(f"choose {OURS} or {LLAMA_SERVER} (which needs --llama-server)")
     started = datetime.now(UTC)
+    trials: dict[str, tuple[Trial, ...]] = {}
     try:
+        if llama_server_flags is None:
+            scenarios, trials = run_to_end(_tuned(scenarios, servers))
         measurements = run_to_end(_measure(scenarios, servers, rounds))
     except ServerError as failure:
         _console.print(str(failure), style="red", markup=False)
@@ -82,6 +92,7 @@ def main(
             one.name: {each.name: shown_command(each, one.setup) for each in servers} for one in scenarios
         },
         measurements=measurements,
+        trials=trials,
     )
     saved = results / f"{started:%Y%m%dT%H%M%S}.json"
     run.save(saved)
@@ -97,6 +108,19 @@ def _chosen(scenarios: Sequence[Scenario], names: Sequence[str] | None) -> list[
         if name not in known:
             raise typer.BadParameter(f"no scenario {name!r}; there are {', '.join(known)}")
     return [scenario for scenario in scenarios if not names or scenario.name in names]
+
+
+async def _tuned(
+    scenarios: Sequence[Scenario], servers: Sequence[Server]
+) -> tuple[list[Scenario], dict[str, tuple[Trial, ...]]]:
+    """The scenarios with llama-server's best flags, where it is measured, and what was tried."""
+    tuned: list[Scenario] = list(scenarios)
+    trials: dict[str, tuple[Trial, ...]] = {}
+    for server in servers:
+        for number, one in enumerate(scenarios):
+            if isinstance(server, LlamaServer) and isinstance(one, ServingScenario):
+                tuned[number], trials[one.name] = await tune(one, server, _console.print)
+    return tuned, trials
 
 
 async def _measure(

@@ -14,7 +14,7 @@ from benchmarks.results import Measurement
 from benchmarks.servers import RunningServer, Server, Setup, running
 from predictor.client import prompts
 from predictor.client.load import LoadGenerator, completion
-from predictor.client.records import RequestRecord
+from predictor.client.records import RequestRecord, percentile
 
 T = TypeVar("T")
 
@@ -62,6 +62,18 @@ class Outcome:
     records: tuple[RequestRecord, ...] = ()
     client_cpu_seconds: float = 0.0
     errors: tuple[str, ...] = ()
+
+
+def percentiles(name: str, values: Sequence[float], percents: Sequence[int]) -> dict[str, float]:
+    """The metrics `NAME_p50` and so on: those that at least one of the values lies beyond.
+
+    A 95th percentile takes 20 values, a 99th 100: of fewer it would be the largest one under another name.
+    """
+    return {
+        f"{name}_p{percent}": percentile(values, percent)
+        for percent in percents
+        if len(values) * (100 - percent) >= 100
+    }
 
 
 class Scenario(Protocol):

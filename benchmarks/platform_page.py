@@ -80,7 +80,7 @@ _PLATFORM_ROWS = (
         for point in ("1 client", "8 clients")
     ),
     (OPEN.name, OPEN.groups[0][0], "tokens_per_second", f"Tokens/s at {OPEN.groups[0][0]}"),
-    (OPEN.name, OPEN.groups[0][0], "first_token_p99", f"Time to first token p99 at {OPEN.groups[0][0]}, s"),
+    (OPEN.name, OPEN.groups[0][0], "first_token_p95", f"Time to first token p95 at {OPEN.groups[0][0]}, s"),
     (START.name, "first request", "first_token_seconds", "Command to first token, s"),
     (CLOSED.name, "8 clients", "memory_mib", "Memory of all processes, MiB"),
     (CLOSED.name, "8 clients", "largest_mib", "Memory of the process with the model, MiB"),

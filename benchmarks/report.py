@@ -50,12 +50,27 @@ def render(run: Run, scenarios: Sequence[Scenario], plots: dict[str, str]) -> st
             "rows": table(run, scenario),
             "work": work_table(run, scenario),
             "remarks": remarks(run, scenario),
+            "trials": trials(run, scenario),
             "plot": plots.get(scenario.name),
         }
         for scenario in scenarios
     ]
     rounds = len({m.round for m in run.measurements})
     return environment.get_template("report.md.jinja").render(run=run, rounds=rounds, sections=sections)
+
+
+def trials(run: Run, scenario: Scenario) -> str:
+    """What decided on llama-server's flags, and what each of them gave; empty where none were tried."""
+    found, tuning = run.trials.get(scenario.name, ()), getattr(scenario, "tuning", None)
+    if not found or tuning is None:
+        return ""
+    label = next(metric.label for metric in scenario.metrics if metric.key == tuning.metric)
+    shown = (
+        f"{f'`{one.flags}`' if one.flags else 'none'} {_MISSING if one.value is None else number(one.value)}"
+        f"{' (taken)' if one.taken else ''}"
+        for one in found
+    )
+    return f"{label}, at {tuning.point}: {', '.join(shown)}"
 
 
 def table(run: Run, scenario: Scenario) -> list[list[str]]:

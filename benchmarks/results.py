@@ -54,6 +54,21 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """llama-server with some flags, tried before a scenario.
+
+    Attributes:
+        flags: as on its command line.
+        value: the figure that decides; None where it couldn't be measured.
+        taken: whether the scenario was measured with them.
+    """
+
+    flags: str
+    value: float | None
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A whole benchmark run.
 
@@ -64,6 +79,7 @@ class Run:
         versions: what `describe_versions` found.
         server_commands: by scenario and server.
         measurements: in the order they were made.
+        trials: by scenario, llama-server's flags that were tried for it.
     """
 
     date: str
@@ -72,6 +88,7 @@ class Run:
     versions: Mapping[str, str]
     server_commands: Mapping[str, Mapping[str, str]]
     measurements: Sequence[Measurement] = field(default_factory=tuple)
+    trials: Mapping[str, Sequence[Trial]] = field(default_factory=dict)
 
     def of(self, scenario: str, point: str, server: str) -> list[Measurement]:
         """All rounds of one server at one point."""

@@ -7,14 +7,31 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.measure import Goal, Metric, Outcome, all_running, metered, turns
+from benchmarks.measure import Goal, Metric, Outcome, all_running, metered, percentiles, turns
 from benchmarks.results import Measurement
 from benchmarks.servers import RunningServer, Server, Setup
 from predictor.client import prompts
 from predictor.client.load import Call, LoadGenerator, Stream, chat, completion
-from predictor.client.records import LoadResult, percentile
+from predictor.client.records import LoadResult
 
 Work = Callable[[RunningServer, LoadGenerator, str, int], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How llama-server's flags are chosen for a scenario.
+
+    Attributes:
+        variants: flags to try, as on its command line.
+        point: where they are tried.
+        metric: key of the figure that decides.
+        more_is_better: whether the largest wins, or the smallest.
+    """
+
+    variants: Sequence[str]
+    point: str
+    metric: str
+    more_is_better: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +42,7 @@ class ServingScenario:
         groups: points; the points of one group are measured in a row on the same server.
         work: measures one point of one round.
         same_work: see `Scenario`.
+        tuning: of llama-server; None where it isn't compared with.
     """
 
     name: str
@@ -35,6 +53,7 @@ class ServingScenario:
     groups: Sequence[Sequence[str]]
     work: Work
     same_work: bool = True
+    tuning: Tuning | None = None
 
     def measurement_count(self, servers: Sequence[Server], rounds: int) -> int:
         return sum(len(group) for group in self.groups) * len(servers) * rounds
@@ -52,7 +71,7 @@ class ServingScenario:
 
 
 _CLIENTS = {"1 client": 1, "4 clients": 4, "8 clients": 8, "16 clients": 16}
-_REQUESTS = {1: 8, 4: 24, 8: 32, 16: 48}
+_REQUESTS = {1: 20, 4: 24, 8: 32, 16: 48}
 _DISTINCT_PROMPT_TOKENS, _DISTINCT_NEW_TOKENS = 58, 64
 
 
@@ -86,6 +105,12 @@ DISTINCT = ServingScenario(
     setup=Setup(sequences=16, context_tokens=32768),
     groups=[[point] for point in _CLIENTS],
     work=_distinct,
+    tuning=Tuning(
+        ("", "-b 512", "-ub 128", "-ub 1024", "-fa off", "-kvu"),
+        "8 clients",
+        "tokens_per_second",
+        more_is_better=True,
+    ),
 )
 
 _SHARED_CLIENTS, _SHARED_PROMPT_TOKENS, _SHARED_NEW_TOKENS = 16, 1000, 16
@@ -115,13 +140,16 @@ SHARED = ServingScenario(
             "time until all are answered, s",
             {_COLD: Goal(0.1, at_least=False), _WARM: Goal(0.7, at_least=False)},
         ),
-        Metric("first_token_p95", "time to first token, p95, s", {}),
+        Metric("first_token_p90", "time to first token, p90, s", {}),
         Metric("cached_tokens", "prompt tokens reused", {}),
     ),
     # In one pool of cells the sequences share the system prompt's, and attention takes llama.cpp's fast path.
     setup=Setup(sequences=_SHARED_CLIENTS, context_tokens=32768, own_cells=False),
     groups=[[_COLD, _WARM]],
     work=_shared,
+    tuning=Tuning(
+        ("", "-b 512", "-ub 1024", "-kvu", "-kvu -ub 1024", "-kvu --cache-reuse 64"), _COLD, "total_seconds"
+    ),
 )
 
 _LONG_STREAMS, _LONG_PROMPT_TOKENS, _LONG_MOST_TOKENS, _LONG_HEAD_START = 4, 4000, 2000, 16
@@ -159,8 +187,7 @@ def _long_outcome(result: LoadResult, newcomer: Stream) -> Outcome:
         errors = (*errors, "a stream ended before the long prompt was processed")
     metrics: dict[str, float] = {}
     if gaps:
-        metrics = {f"stall_p{percent}": percentile(gaps, percent) for percent in (50, 99)}
-        metrics["stall_max"] = max(gaps)
+        metrics = percentiles("stall", gaps, (50, 99)) | {"stall_max": max(gaps)}
     if (first := result.records[0].time_to_first_token) is not None:
         metrics["newcomer_first_token"] = first
     return Outcome(metrics, result.records, result.client_cpu_seconds, errors)
@@ -182,18 +209,17 @@ LONG = ServingScenario(
         Metric("stall_max", "the streams' inter-token latency, longest, s", {}),
         Metric("newcomer_first_token", "the long prompt's time to first token, s", {}),
     ),
-    # llama-server reads a whole batch between two tokens of its streams. With its default of 2048 their p99
-    # was 14 s, with 512 3.4 s, with 128 1.3 s; the long prompt took 23, 21 and 27 s.
     setup=Setup(
         sequences=_LONG_STREAMS + 1,
         context_tokens=(_LONG_STREAMS + 1) * 5120,
         # With 400 the streams' p99 was 0.40 to 0.42 s and the long prompt took 17 to 21 s; with 300 they were
         # 0.30 s and 23 to 25 s.
         our_flags=("--max-inter-token-latency-ms", "300"),
-        llama_server_flags=("-b", "128"),
     ),
     groups=[[_LONG_POINT]],
     work=_long,
+    # llama-server reads a whole batch between two tokens of its streams.
+    tuning=Tuning(("", "-b 512", "-b 256", "-b 128", "-b 64", "-b 128 -kvu"), _LONG_POINT, "stall_max"),
 )
 
 
@@ -201,11 +227,7 @@ def _outcome(result: LoadResult, metrics: dict[str, float]) -> Outcome:
     first = result.times_to_first_token
     between = result.inter_token_latencies
     if first and between:
-        metrics |= {
-            "first_token_p50": percentile(first, 50),
-            "first_token_p95": percentile(first, 95),
-            "inter_token_p50": percentile(between, 50),
-            "inter_token_p99": percentile(between, 99),
-        }
+        metrics |= percentiles("first_token", first, (50, 90, 95))
+        metrics |= percentiles("inter_token", between, (50, 99))
     metrics["cached_tokens"] = sum(record.cached_tokens for record in result.records)
     return Outcome(metrics, result.records, result.client_cpu_seconds, result.errors)

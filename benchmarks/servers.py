@@ -34,9 +34,10 @@ class Setup:
     Attributes:
         sequences: requests that run at once.
         context_tokens: KV cache cells for all of them together; each gets an equal part.
-        llama_server_flags: its fastest here, found with `benchmarks.llama_server_flags`.
+        llama_server_flags: those that `benchmarks.tuning` found its best.
         our_flags: more options of our server.
         own_cells: whether our server gives each sequence cells of its own rather than one pool to all.
+        our_defaults: our server is told nothing of all this.
     """
 
     sequences: int
@@ -44,6 +45,7 @@ class Setup:
     llama_server_flags: Sequence[str] = ()
     our_flags: Sequence[str] = ()
     own_cells: bool = True
+    our_defaults: bool = False
 
     @property
     def sequence_tokens(self) -> int:
@@ -104,11 +106,12 @@ class OurServer:
             "--http-port": port,
             "--grpc-port": free_port(),
             "--threads": self.threads,
-            "--max-sequences": setup.sequences,
-            "--context-tokens": setup.context_tokens,
         }
-        if setup.own_cells:
-            options["--max-sequence-tokens"] = setup.sequence_tokens
+        if not setup.our_defaults:
+            options["--max-sequences"] = setup.sequences
+            options["--context-tokens"] = setup.context_tokens
+            if setup.own_cells:
+                options["--max-sequence-tokens"] = setup.sequence_tokens
         arguments = [str(part) for option in options.items() for part in option]
         return [
             str(Path(sys.executable).with_name("kserve-llamacpp")),

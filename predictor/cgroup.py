@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
@@ -51,6 +51,17 @@ def memory_limit(root: Path = ROOT) -> int | None:
     limits = [int(word) for file in files for word in _words(file)[:1] if word.isdecimal()]
     limits += _machine_memory(root)
     return min(limits, default=None)
+
+
+def in_container(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is in a container: Docker and Podman leave a file there, Kubernetes a variable.
+
+    Args:
+        root: where the files are looked for.
+        environment: where the variable is looked for.
+    """
+    files = (root / ".dockerenv", root / "run/.containerenv")
+    return "KUBERNETES_SERVICE_HOST" in environment or any(file.exists() for file in files)
 
 
 def _quota(words: list[str]) -> float | None:

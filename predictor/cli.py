@@ -9,7 +9,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from predictor.client.commands import bench, chat
+from predictor import __version__
+from predictor.client.commands import bench, chat, run
+from predictor.documentation import page
 from predictor.errors import PredictorError, StartupError
 from predictor.help import Command, Group
 from predictor.settings import Settings, env_var, explain, flag, shown
@@ -21,12 +23,13 @@ EXIT_USAGE = 2
 _EITHER_SPELLING = {"token_normalize_func": lambda token: token.replace("_", "-")}
 
 Option = str | bool | list[str] | None
-_REPEATABLE = {"lora"}
+_REPEATABLE = {"lora", "model_name"}
 
 app = typer.Typer(
     name="kserve-llamacpp",
     cls=Group,
     help="Serve GGUF language models through KServe, with llama.cpp.",
+    epilog=f"Documentation: {page('index')}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,9 +39,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"kserve-llamacpp {version('kserve-llamacpp')}")
+        typer.echo(f"kserve-llamacpp {__version__}")
         raise typer.Exit
 
 
@@ -84,7 +85,7 @@ def _settings(model: Option, model_dir: Option, **options: Option) -> Settings:
         _fail("give the model as MODEL or as --model-dir, not both", EXIT_USAGE)
     given: dict[str, Any] = {"model": model or model_dir, **options}
     try:
-        return Settings(**{name: value for name, value in given.items() if value not in (None, [])})
+        return Settings(**{name: value for name, value in given.items() if value not in (None, [], ())})
     except ValidationError as error:
         _fail(explain(error), EXIT_USAGE)
 
@@ -137,8 +138,33 @@ def _with_parameters(function: Any, parameters: list[Parameter]) -> Any:
 
 app.command(cls=Command, context_settings=_EITHER_SPELLING)(_with_parameters(serve, _serve_parameters()))
 
+app.command(
+    cls=Command,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, **_EITHER_SPELLING},
+)(run)
 app.command(cls=Command)(chat)
 app.command(cls=Command)(bench)
+
+
+@app.command(cls=Command)
+def doctor(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Look at a cluster with KServe instead.")
+    ] = False,
+    context: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The kubeconfig's context.", show_default="the current one"),
+    ] = None,
+) -> None:
+    """Say what of this machine or of a cluster will hurt, and what to do; status 1 where something fails."""
+    from predictor.doctor.command import run_doctor
+
+    try:
+        if not run_doctor(cluster, context):
+            raise typer.Exit(EXIT_FAILURE)
+    except StartupError as error:
+        _fail(error.message, EXIT_FAILURE)
+
 
 models = typer.Typer(cls=Group, help="Look at model files and convert them.", no_args_is_help=True)
 app.add_typer(models, name="models")

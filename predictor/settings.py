@@ -7,6 +7,7 @@ argument (`--max_queue`) at the same time. `predictor.cli` makes its options fro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import BeforeValidator, Field, FilePath, ValidationError, model_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from predictor.models.lora import LoraAdapter, parse_adapters
+from predictor.models.names import parse_names
 from predictor.option_conflicts import CONFLICTS, RAY_ONLY
 
 ENV_PREFIX = "LLAMACPP_"
@@ -47,6 +49,20 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def parse_address(value: object) -> IPv4Address | IPv6Address | None:
+    """An IP address from text.
+
+    Raises:
+        ValueError: it is something else, a host name for one.
+    """
+    if value is None or isinstance(value, IPv4Address | IPv6Address):
+        return value
+    try:
+        return ip_address(str(value).strip("[]"))
+    except ValueError:
+        raise ValueError("is not an IP address, such as 127.0.0.1 or 0.0.0.0") from None
+
+
 class Settings(BaseSettings):
     """What `kserve-llamacpp serve` was asked to do.
 
@@ -68,8 +84,13 @@ class Settings(BaseSettings):
         Shown(MODEL, "reference"),
     ]
     model_name: Annotated[
-        str | None,
-        Field(min_length=1, pattern=r"^[^/\s]+$", description="Name that requests use for the model."),
+        tuple[str, ...] | None,
+        NoDecode,
+        BeforeValidator(parse_names),
+        Field(
+            description="Name that requests use for the model; may be given several times, in the "
+            "environment with blanks between. The first one is its name in answers, metrics and traces.",
+        ),
         Shown(MODEL, "name", "the file's name without .gguf"),
     ] = None
     model_file: Annotated[
@@ -121,6 +142,15 @@ class Settings(BaseSettings):
         Shown(MODEL, "name=file", "none"),
     ] = None
 
+    host: Annotated[
+        IPv4Address | IPv6Address | None,
+        BeforeValidator(parse_address),
+        Field(
+            description="Address to listen on, for all ports: 127.0.0.1 for this machine alone, 0.0.0.0 for "
+            "every network, :: for those of IPv6 too."
+        ),
+        Shown(NETWORK, "address", "0.0.0.0 in a container or with API keys, else 127.0.0.1"),
+    ] = None
     http_port: Annotated[
         Port, Field(description="Port of the V1, V2 and OpenAI protocols over HTTP."), Shown(NETWORK, "port")
     ] = 8080
@@ -321,6 +351,14 @@ class Settings(BaseSettings):
         Field(description="Number format of the KV cache; q8_0 takes about half the memory of f16."),
         Shown(COMPUTE, "f16|q8_0"),
     ] = "f16"
+    full_window: Annotated[
+        bool,
+        Field(
+            description="Keep all tokens of layers with a sliding window, not only those in it: takes more "
+            "memory, and chats can be gone back in as far as you like."
+        ),
+        Shown(COMPUTE, ""),
+    ] = False
     mmap: Annotated[
         bool,
         Field(description="Map the file into memory; without it, it is read in full first."),

@@ -58,6 +58,7 @@ def _limit(figure: str, absolute: str) -> Any:
 
 @app.command(cls=Command)
 def start(
+    given: typer.Context,
     name: Name,
     model: Annotated[
         str | None,
@@ -150,7 +151,8 @@ def start(
         if dry_run:
             _print_preview(_rollout(name, namespace, context), model, plan, judging)
         elif resume:
-            here = None if reports == _DEFAULTS.reports else reports
+            source = given.get_parameter_source("reports")
+            here = None if source is None or source.name == "DEFAULT" else reports
             _wait(name, namespace, context, lambda rollout: rollout.resume(golden=golden, reports=here))
         else:
             for notice in judging.notices(plan):

@@ -319,7 +319,8 @@ class Driver:
         if record.phase is Phase.PROMOTING:
             self._end(state, replace(record, phase=Phase.PROMOTED))
             return True
-        following = replace(record, phase=state.mechanism.back(record.phase))
+        canary = observed.canary_revision or record.canary_revision
+        following = replace(record, phase=state.mechanism.back(record.phase), canary_revision=canary)
         if following.phase.active:
             action = "restore" if following.phase is Phase.RESTORING else "finish"
             self._track.move(state, following, action)

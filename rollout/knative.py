@@ -86,8 +86,13 @@ class Knative:
             return Observed(0, settled, settled, _failure(service), record.canary_revision)
         canary = record.canary_revision or (created if created != record.stable_revision else "")
         if record.phase is Phase.WITHDRAWING:
-            settled = shares.get(record.stable_revision) == 100
-            return Observed(100 - shares.get(record.stable_revision, 0), False, settled, "", canary)
+            # Where somebody's edit has made one more revision, the traffic never finds back by itself: on to
+            # the old spec, as a newer revision than that.
+            newest = created or canary
+            edited = newest == ready and newest not in (canary, record.stable_revision)
+            settled = edited or shares.get(record.stable_revision) == 100
+            share = 100 - shares.get(record.stable_revision, 0)
+            return Observed(share, False, settled, "", newest if edited else canary)
         is_ready = bool(canary) and canary == ready
         percent = shares.get(canary, 0) if canary else None
         settled = is_ready and percent == record.percent and sum(shares.values()) == 100

@@ -188,10 +188,10 @@ class Rollout:
         state = self._track.look()
         record = state.known
         if record.phase is Phase.ROLLED_BACK:
-            if record.model == _model(state.service.predictor):
+            if wrong := state.mechanism.contradiction(state.service, record):
                 raise NoRollout(
-                    f"the rollout of {record.model} was rolled back, and {self._name} serves it all the "
-                    "same: somebody has set it since. Start a rollout of the model that it is to have"
+                    f"the rollout of {record.model} was rolled back, and somebody has changed {self._name} "
+                    f"since: {wrong}. Start a rollout of the model that it is to have"
                 )
             return Result(Outcome.ROLLED_BACK, record.model, 0, ("it was rolled back before",))
         if not record.phase.active:

@@ -5,6 +5,7 @@
     build_llama.py openblas   llama.cpp's backend for OpenBLAS, put beside the installed llama-cpp-python
     build_llama.py templates  the chat templates in llama.cpp's source, for tests; prints their folder
 
+`wheel` compiles nothing where LLAMA_WHEEL names a wheel, or LLAMA_INDEX an index that has one.
 A build is kept under a key of everything that shapes it, the CPU's features among them, because code that is
 compiled for one CPU can crash on another. Progress goes to stderr.
 """
@@ -18,6 +19,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,6 +36,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kser
 OPENBLAS = ROOT / "scripts" / "openblas"
 OPENBLAS_BACKEND = "libggml-blas.so"
 AMX_TILES = ROOT / "scripts" / "amx_tiles.h"
+CMAKE_INCLUDE = ROOT / "scripts" / "llama_cpp.cmake"
 REPORT_EVERY = 15.0  # seconds
 SERVER_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -138,8 +141,45 @@ def ninja_step(log: Path) -> str:
     return f", step {steps[-1]}" if steps else ""
 
 
+def given_wheel(name: str) -> Path:
+    """The wheel that LLAMA_WHEEL names, if it is of the pinned version."""
+    path = Path(name).expanduser().resolve()
+    if not path.is_file():
+        sys.exit(f"LLAMA_WHEEL={name}: there is no such file")
+    if not path.name.startswith(f"llama_cpp_python-{pinned_version()}-"):
+        sys.exit(f"LLAMA_WHEEL={name}: a wheel of llama-cpp-python {pinned_version()} is needed")
+    return path
+
+
+def wheel_from(index: str, folder: Path) -> None:
+    """Fetch a compiled wheel from a package index, such as those that llama-cpp-python's authors keep."""
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", "llama-cpp-python"]
+    source = ["--index-url", index, f"llama-cpp-python=={pinned_version()}"]
+    run([*pip, "--dest", str(folder), *source], folder.parent / "download.log", "downloading")
+
+
+def wheel() -> Path:
+    """The wheel to install: a given one, one from an index, or one that is compiled once per machine."""
+    if name := os.environ.get("LLAMA_WHEEL"):
+        return given_wheel(name)
+    if index := os.environ.get("LLAMA_INDEX"):
+        digest = hashlib.sha256(index.encode()).hexdigest()[:12]
+        target = CACHE / "wheels" / f"{pinned_version()}-{sysconfig.get_platform()}-index-{digest}"
+        build_once(target, lambda folder: wheel_from(index, folder))
+    else:
+        target = (
+            CACHE / "wheels" / build_key(f"{os.environ.get('CMAKE_ARGS', '')}\n{CMAKE_INCLUDE.read_text()}")
+        )
+        build_once(target, build_wheel)
+    (found,) = target.glob("*.whl")
+    return found
+
+
 def build_wheel(folder: Path) -> None:
-    say(f"compiling llama-cpp-python {pinned_version()}, once per machine: 4 to 13 minutes on two cores")
+    say(f"compiling llama-cpp-python {pinned_version()}, once per machine: 3 to 8 minutes on two cores")
+    # scikit-build splits it as a shell does.
+    include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={CMAKE_INCLUDE}")
+    os.environ["CMAKE_ARGS"] = f"{os.environ.get('CMAKE_ARGS', '')} {include}"
     pip = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-cache-dir"]
     source = ["--no-binary", "llama-cpp-python", f"llama-cpp-python=={pinned_version()}"]
     run([*pip, *source, "--wheel-dir", str(folder)], folder.parent / "build.log", "compiling")
@@ -201,10 +241,7 @@ def main() -> None:
     what = parser.parse_args().what
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if what == "wheel":
-        target = CACHE / "wheels" / build_key(os.environ.get("CMAKE_ARGS", ""))
-        build_once(target, build_wheel)
-        (wheel,) = target.glob("*.whl")
-        print(wheel)
+        print(wheel())
     elif what == "openblas":
         install_openblas()
     elif what == "templates":

@@ -72,9 +72,13 @@ def check_contents() -> None:
     labels = image["Config"]["Labels"]
     assert labels["org.opencontainers.image.title"] == "kserve-llamacpp"
     assert re.fullmatch(r"unknown|[0-9a-f]{40}", labels["org.opencontainers.image.revision"])
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     script = f"""
         for tool in {" ".join(NOT_IN_THE_IMAGE)}; do command -v $tool; done
         find / -xdev -name '*.gguf' -o -path '*/site-packages/pip' -o -path '/run/secrets/*' 2> /dev/null
+        find / -xdev -path /proc -prune -o -path /tmp -prune -o ! -type l -writable -print 2> /dev/null
+        cd /opt/kserve-llamacpp
+        for file in sbom.cdx.json licences.txt LICENSE NOTICE; do test -s $file || echo no $file; done
         echo variants: $(find /opt -name 'libggml-cpu-*.so' | wc -l)
     """
     *found, variants = output(

@@ -47,7 +47,7 @@ def started_server(
     """Start `kserve-llamacpp serve` on free ports without waiting for it, and always stop it."""
     http_port, grpc_port = free_ports(2)
     arguments = [*command, "serve", str(model), "--model-name", name]
-    arguments += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
+    arguments += ["--host", "127.0.0.1", "--http-port", str(http_port), "--grpc-port", str(grpc_port)]
     arguments += ["--context-tokens", str(context_tokens), *options]
     with log.open("w") as output:
         process = subprocess.Popen(arguments, stderr=output, stdout=output, text=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from predictor.cgroup import cpu_quota, default_threads, memory_limit
+from predictor.cgroup import cpu_quota, default_threads, in_container, memory_limit
 
 
 @pytest.fixture
@@ -112,3 +112,10 @@ def test_this_machine() -> None:
     assert limit is not None
     assert limit > 1 << 28
     assert 1 <= default_threads() <= len(os.sched_getaffinity(0))
+
+
+def test_in_a_container(tmp_path: Path) -> None:
+    assert not in_container(tmp_path, {})
+    assert in_container(tmp_path, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    put(tmp_path, "run/.containerenv", "")
+    assert in_container(tmp_path, {})

@@ -106,6 +106,7 @@ def test_version() -> None:
 
 
 VALUES = {
+    "host": "::1",
     "model_name": "m",
     "model_file": "Q4_0",
     "pooling": "mean",
@@ -115,6 +116,7 @@ VALUES = {
     "trust_message_tokens": "true",
     "enable_grpc": "false",
     "mmap": "false",
+    "full_window": "true",
     "mlock": "true",
     "draft_ngrams": "true",
     "ui": "true",
@@ -170,7 +172,7 @@ def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_arguments_of_a_kserve_manifest() -> None:
     settings = settings_from("--model_name=chat_bot", "--model_dir=/mnt/models", "--http_port=8000")
-    assert (settings.model_name, settings.model, settings.http_port) == ("chat_bot", "/mnt/models", 8000)
+    assert (settings.model_name, settings.model, settings.http_port) == (("chat_bot",), "/mnt/models", 8000)
 
 
 def test_two_models_are_one_too_many() -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import email
+import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
+from server_process import started_server, wait_until_ready
+
+from predictor import __version__
+from predictor.documentation import SITE
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("predictor", "rollout", "runtimes")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1900)]
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +48,71 @@ def test_the_sdist_and_its_wheel_have_every_module(built: tuple[Path, Path]) -> 
         assert modules([name.partition("/")[2] for name in archive.getnames()]) == here
     with zipfile.ZipFile(wheel) as archive:
         assert modules(archive.namelist()) == here
-        data = {path.relative_to(ROOT).as_posix() for path in (ROOT / "predictor/api/static").iterdir()}
+        static = (path for path in (ROOT / "predictor/api/static").rglob("*") if path.is_file())
+        data = {path.relative_to(ROOT).as_posix() for path in static}
         assert data <= set(archive.namelist())
 
 
-def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
-    """Its dependencies are borrowed from here: installing them again would compile llama.cpp."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=120)
-    python = tmp_path / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", str(built[1])]
-    subprocess.run(install, check=True, timeout=120)
-    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    # As a folder on the path without its .pth files, so that the checkout itself isn't among them.
-    (own,) = [path for path in map(Path, sys.path) if path.name == "site-packages"][:1]
-    (packages / "borrowed.pth").write_text(f"{own}\n")
+def test_the_wheel_says_what_it_is(built: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(built[1]) as archive:
+        (folder,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        about = email.message_from_bytes(archive.read(f"{folder}/METADATA"))
+        licences = {name.rpartition("/")[2] for name in archive.namelist() if "/licenses/" in name}
+        assert {f"{package}/py.typed" for package in PACKAGES} <= set(archive.namelist())
+    assert (about["Name"], about["Version"]) == ("kserve-llamacpp", __version__)
+    assert about["License-Expression"] == "Apache-2.0"
+    assert licences == {"LICENSE", "NOTICE"}
+    assert about["Author"]
+    links = dict(link.split(", ") for link in about.get_all("Project-URL", []))
+    assert links.keys() >= {"Homepage", "Documentation", "Changelog", "Issues"}
+    assert links["Documentation"] == SITE
+    assert "Typing :: Typed" in about.get_all("Classifier", [])
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(python.with_name("kserve-llamacpp")), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
 
-    assert "Serve GGUF language models" in run("--help").stdout
+def test_every_part_from_elsewhere_is_in_the_notice() -> None:
+    notice = (ROOT / "NOTICE").read_text()
+    listed = set(re.findall(r"\b(?:predictor|rollout|runtimes)/[\w/.-]+\w", notice))
+    assert [name for name in listed if not (ROOT / name).exists()] == []
+    assert "predictor/formats/opticks.txt" in listed
+
+
+@pytest.fixture(scope="module")
+def empty_environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command of the wheel in an environment that held nothing before; llama.cpp as it was compiled."""
+    venv = tmp_path_factory.mktemp("empty") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, timeout=120)
+    compiled = [sys.executable, str(ROOT / "scripts/build_llama.py"), "wheel"]
+    llama = subprocess.run(compiled, capture_output=True, text=True, check=True, timeout=1800).stdout.strip()
+    install = [str(venv / "bin/python"), "-m", "pip", "install", "--quiet", llama, str(built[1])]
+    constraint = os.environ | {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+    done = subprocess.run(install, capture_output=True, text=True, timeout=900, env=constraint)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return venv / "bin/kserve-llamacpp"
+
+
+def test_the_package_serves_from_an_empty_environment(
+    empty_environment: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """What is imported is the package, and everything it needs came with it."""
+    python = empty_environment.with_name("python")
     where = "import predictor, runtimes, rollout; print(predictor.__file__, runtimes.__file__)"
     found = subprocess.run([str(python), "-c", where], capture_output=True, text=True, cwd=tmp_path)
-    assert found.stdout.count(str(tmp_path)) == 2, found.stdout + found.stderr
-    for platform in ("kserve", "ray"):
-        refused = run("serve", "nosuch.gguf", "--platform", platform)
-        assert refused.returncode == 1
-        assert "there is no GGUF file in" in refused.stderr
-        assert "Traceback" not in refused.stderr
+    assert found.stdout.count("site-packages") == 2, found.stdout + found.stderr
+    with started_server(model_path, tmp_path / "log", command=[str(empty_environment)]) as server:
+        wait_until_ready(server)
+        body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+        answer = httpx.post(f"{server.http_url}/v1/chat/completions", json=body, timeout=120).json()
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+
+
+def test_what_needs_an_extra_says_so(empty_environment: Path, tmp_path: Path, model_path: Path) -> None:
+    def error_of(*arguments: str) -> str:
+        command = [str(empty_environment), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "pip install 'kserve-llamacpp[ray]'" in error_of("serve", str(model_path), "--platform", "ray")
+    assert "pip install 'kserve-llamacpp[rollout]'" in error_of("rollout", "status", "chat")
+    assert "there is no GGUF file in" in error_of("serve", "nosuch.gguf")

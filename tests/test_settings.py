@@ -67,6 +67,15 @@ def test_adapters_of_another_form_are_refused(value: str, reason: str) -> None:
     assert reason in mistake(model="m", lora=value)
 
 
+def test_a_host_is_an_address() -> None:
+    assert str(Settings(model="m", host="[::1]").host) == "::1"
+    for wrong in ("localhost", "*", "127.0.0.1:80"):
+        expected = (
+            f"--host (LLAMACPP_HOST): is not an IP address, such as 127.0.0.1 or 0.0.0.0, not {wrong!r}"
+        )
+        assert mistake(model="m", host=wrong) == expected
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_says_what_it_is(field: str) -> None:
     info, display = Settings.model_fields[field], shown(field)
@@ -88,7 +97,7 @@ def test_kubernetes_service_variables_set_no_field() -> None:
     [
         ("model", ""),
         ("model_name", "a/b"),
-        ("model_name", "two words"),
+        ("model_name", ["m", "two words"]),
         ("model_file", ""),
         ("chat_template", "/no/such/template.jinja"),
         ("http_port", 0),
@@ -114,6 +123,12 @@ def test_a_bad_value_is_named_by_flag_and_variable(field: str, value: object) ->
     assert message.startswith(f"{flag(field)} ({env_var(field)}): ")
     assert message.endswith(f", not {str(value)!r}")
     assert "\n" not in message
+
+
+def test_a_model_has_each_of_its_names_once() -> None:
+    assert Settings(model="m", model_name=["a", "org/b", "a"]).model_name == ("a", "org/b")
+    assert Settings(model="m", model_name="a org/b").model_name == ("a", "org/b")  # as in the environment
+    assert "two words" in mistake(model="m", model_name=["two words"])
 
 
 def test_every_mistake_has_a_line() -> None:

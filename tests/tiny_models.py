@@ -105,12 +105,11 @@ def tiny_llama(
         title: of the model; llama.cpp goes by some.
         splitting: how text is split before it is tokenized; llama.cpp goes by some here, too.
     """
-    further = further or {}
-    specials, byte_tokens = ["<unk>", "<s>", "</s>"], [f"<0x{i:02X}>" for i in range(256)]
-    tokens = [*specials, *byte_tokens, "\u2581", *LETTERS, *further]
+    writer = gguf.GGUFWriter(path, "llama")
+    tokens = write_vocabulary(writer, further or {})
     random = np.random.default_rng(2)
-    t: dict[str, Array] = {"token_embd.weight": _matrix(random, len(tokens), WIDTH)}
-    t["output.weight"] = _matrix(random, len(tokens), WIDTH)
+    t: dict[str, Array] = {"token_embd.weight": _matrix(random, tokens, WIDTH)}
+    t["output.weight"] = _matrix(random, tokens, WIDTH)
     t["output_norm.weight"] = _around_one(random)
     for layer in range(LAYERS):
         block = f"blk.{layer}."
@@ -126,8 +125,7 @@ def tiny_llama(
             t[f"{block}{name}.weight"] = _matrix(random, out, into)
         t[f"{block}attn_norm.weight"] = _around_one(random)
         t[f"{block}ffn_norm.weight"] = _around_one(random)
-    writer = gguf.GGUFWriter(path, "llama")
-    _sizes(writer, len(tokens))
+    _sizes(writer, tokens)
     writer.add_head_count_kv(HEADS // 2)
     writer.add_layer_norm_rms_eps(EPSILON)
     writer.add_rope_dimension_count(HEAD)
@@ -137,6 +135,14 @@ def tiny_llama(
         writer.add_name(title)
     if splitting is not None:
         writer.add_tokenizer_pre(splitting)
+    return _write(writer, path, t)
+
+
+def write_vocabulary(writer: gguf.GGUFWriter, further: Mapping[str, gguf.TokenType] | None = None) -> int:
+    """Write the tokenizer of `tiny_llama` into a header; returns the number of its tokens."""
+    further = further or {}
+    specials, byte_tokens = ["<unk>", "<s>", "</s>"], [f"<0x{i:02X}>" for i in range(256)]
+    tokens = [*specials, *byte_tokens, "\u2581", *LETTERS, *further]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([-float(i) for i in range(len(tokens))])
@@ -147,7 +153,7 @@ def tiny_llama(
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    return _write(writer, path, t)
+    return len(tokens)
 
 
 def bert_states(model: TinyModel, tokens: list[int]) -> Array:

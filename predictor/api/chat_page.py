@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -44,16 +45,26 @@ def install_page(app: Starlette) -> None:
 
     Whoever asks `/` without naming HTML, as probes and KServe's clients do, still gets KServe's answer.
     """
-    for file in files("predictor.api").joinpath("static").iterdir():
-        kind = _TYPES.get(file.name.rpartition(".")[2])
+    for path, file in page_files(files("predictor.api").joinpath("static")):
+        kind = _TYPES.get(path.rpartition(".")[2])
         if kind is None:
             continue
         content, headers = file.read_bytes(), {**SECURITY_HEADERS, "content-type": f"{kind}; charset=utf-8"}
-        if file.name == PAGE:
+        if path == PAGE:
             headers["vary"] = "accept"
             app.router.routes.append(HtmlRoute("/", _serve(content, headers)))
         else:
-            app.router.routes.append(Route(f"{FOLDER}/{file.name}", _serve(content, headers)))
+            app.router.routes.append(Route(f"{FOLDER}/{path}", _serve(content, headers)))
+
+
+def page_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Every file below a folder, with its path from there."""
+    for entry in folder.iterdir():
+        path = prefix + entry.name
+        if entry.is_dir():
+            yield from page_files(entry, f"{path}/")
+        else:
+            yield path, entry
 
 
 def _serve(content: bytes, headers: dict[str, str]) -> Callable[[Request], Awaitable[Response]]:

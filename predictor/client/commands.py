@@ -33,26 +33,49 @@ ApiKey = Annotated[
         envvar="LLAMACPP_API_KEY", metavar="KEY", help="API key; better in the variable.", show_default=False
     ),
 ]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0, help="0 always takes the likeliest token.", show_default="server's")
+]
+MaxTokens = Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Most tokens per answer.")]
 
 
 def chat(
     url: Url,
     model: Model = None,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, help="0 always takes the likeliest token.", show_default="server's")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Most tokens per answer.")] = 512,
+    system: System = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = 512,
     api_key: ApiKey = None,
 ) -> None:
     """Talk to a model in the terminal. What is piped in is one message, and only its answer is printed."""
-    from predictor.client.terminal_chat import Conversation, run
+    from predictor.client.conversation import Conversation
+    from predictor.client.terminal_chat import run
 
     try:
         conversation = Conversation.at(url, api_key, model, system, temperature, max_tokens)
         raise typer.Exit(run(conversation))
     except PredictorError as error:
         fail(error.message)
+
+
+def run(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model to run, as for serve.")],
+    system: System = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = 512,
+) -> None:
+    """Talk to MODEL in the terminal, with a server of its own behind it. Other options are those of serve."""
+    from predictor.client.local_server import local_server
+
+    try:
+        with local_server(model, context.args) as url:
+            chat(url, None, system, temperature, max_tokens, None)
+    except PredictorError as error:
+        fail(error.message)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def bench(

@@ -38,8 +38,15 @@ def completion(model: str, prompt: str, max_tokens: int) -> Call:
 
 def chat(model: str, system: str, user: str, max_tokens: int) -> Call:
     """A conversation, answered with exactly `max_tokens` tokens."""
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    return Call("/v1/chat/completions", {"messages": messages, **_fixed_length(model, max_tokens)})
+    return conversation(
+        model, [{"role": "system", "content": system}, {"role": "user", "content": user}], max_tokens
+    )
+
+
+def conversation(model: str, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Call:
+    """A conversation of any length, answered with exactly `max_tokens` tokens."""
+    body = {"messages": list(messages), **_fixed_length(model, max_tokens)}
+    return Call("/v1/chat/completions", body)
 
 
 def _fixed_length(model: str, max_tokens: int) -> dict[str, Any]:
@@ -74,6 +81,11 @@ class Stream:
     whole: bytes = b""
     error: str | None = None
     cancelled: bool = False
+
+    def text(self) -> str:
+        """The answer so far."""
+        events = (orjson.loads(line) for _, line in self.lines)
+        return "".join(_text(choice) or "" for event in events for choice in event.get("choices", ()))
 
     def record(self) -> RequestRecord:
         """The parsed request. Without usage its tokens are unknown: failed, unless the client left early."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from predictor.engine.host_cache import Prefix
+
 
 @dataclass(frozen=True, slots=True)
 class CopyCells:
@@ -17,11 +19,24 @@ class CopyCells:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateCells:
-    """Sequence `target`, which has no cells, gets copies of the first `length` of `source`."""
+    """Sequence `target`, which has no cells, gets copies of the first `length` of `source`.
+
+    `point` is what can't be cut, as it was behind them; None where a copy of all can be cut there.
+    """
 
     source: int
     target: int
     length: int
+    point: Prefix | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CutCells:
+    """Sequence `sequence_id` goes back to its first `length` tokens, with `point` as in `DuplicateCells`."""
+
+    sequence_id: int
+    length: int
+    point: Prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +57,4 @@ class SaveCells:
     adapter: str | None = None
 
 
-Operation = CopyCells | DuplicateCells | RemoveCells | SaveCells
+Operation = CopyCells | DuplicateCells | CutCells | RemoveCells | SaveCells

@@ -85,6 +85,7 @@ class EngineConfig:
         gpu_layers: layers on a GPU; -1 for all.
         flash_attention: auto, on or off.
         cache_type: of keys and values: f16 or q8_0.
+        full_window: keep all cells of layers with a sliding window, not only those that it still sees.
         host_cache_bytes: memory for prefixes beyond the KV cache; 0 for none.
         prefix_store: where prefixes outlive the process; None keeps none.
         openblas: compute large batches with OpenBLAS where it is installed; then so does every engine that
@@ -109,6 +110,7 @@ class EngineConfig:
     gpu_layers: int = 0
     flash_attention: str = "auto"
     cache_type: str = "f16"
+    full_window: bool = False
     host_cache_bytes: int = 256 * 2**20
     prefix_store: PrefixStore | None = None
     openblas: bool = False

@@ -24,13 +24,16 @@ from predictor.engine.llama import (
 )
 from predictor.engine.observer import EngineObserver
 from predictor.engine.pacing import PrefillPacer
+from predictor.engine.past import Past
 from predictor.engine.pooler import Pooler
 from predictor.engine.request import Delta, FinishReason, PromptProgress
+from predictor.engine.resume_points import ResumePoints
 from predictor.engine.scheduler import Chunk, Scheduler
 from predictor.engine.sequence import Sequence, unanswered_waits
+from predictor.engine.slot_cache import Cuts
 from predictor.engine.step_cost import StepCost
 from predictor.engine.stream import Outbox
-from predictor.errors import EngineFailure
+from predictor.errors import EngineFailure, ModelLoadError
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class DecodeLoop:
         warm_up_seconds: what the first decode, before any request, took.
 
     Raises:
-        ModelLoadError: llama.cpp can't make the context.
+        ModelLoadError: llama.cpp can't make the context, or the model can't take guessed tokens back.
     """
 
     def __init__(
@@ -72,9 +75,16 @@ class DecodeLoop:
             name: Adapter(model, adapter.path, adapter.scale) for name, adapter in config.adapters.items()
         }
         self._context = Context(model, layout.params, abort)
+        if self._speculator is not None and not self._context.takes_back(config.draft_tokens):
+            self.close()
+            raise ModelLoadError(
+                f"{config.model_path} can't take guessed tokens back: serve it without speculative decoding"
+            )
         self._batch = Batch(config.max_batch_tokens)
-        cache = make_kv_cache(config, layout)
-        host = HostCache(config.host_cache_bytes)
+        host = HostCache(config.host_cache_bytes, layout.past)
+        cuts = Cuts(layout.past, self._context.least_length, host.point)
+        cache = make_kv_cache(config, layout, cuts)
+        keeps = layout.reusable and layout.past is not Past.ALL and config.host_cache_bytes > 0
         self._cells = CellKeeper(self._context, cache, host)
         self._scheduler = Scheduler(
             cache,
@@ -84,8 +94,12 @@ class DecodeLoop:
             max_batch_tokens=config.max_batch_tokens,
             turns=AdapterTurns() if self._adapters else None,
             whole_prompts=self.whole_prompts,
+            points=ResumePoints(model.is_control) if keeps else None,
+            max_outputs=layout.params.outputs,
         )
-        self._pacer = PrefillPacer(self._step_cost, config.max_step_seconds)
+        self._pacer = PrefillPacer(
+            self._step_cost, config.max_step_seconds, most_tokens=config.max_batch_tokens
+        )
         self._on_end = on_end
         self._observer = observer
         self._jobs: dict[Sequence, Job] = {}
@@ -190,9 +204,13 @@ class DecodeLoop:
             return
         self._observe_step(chunks, seconds)
         self._scheduler.commit(chunks)
+        for chunk in chunks:
+            sequence = chunk.sequence
+            if chunk.end in sequence.stops:
+                self._cells.keep_point(sequence.sequence_id, sequence.tokens[: chunk.end], sequence.adapter)
         self._tell_progress(chunks)
-        for job, index in outputs:
-            self._generated_tokens += self._advance_alone(job, index, drafts.get(job.sequence, []))
+        for chunk, index in outputs:
+            self._generated_tokens += self._advance_alone(chunk, index, drafts.get(chunk.sequence, []))
         # What ended in this step may be saved for the requests of the next.
         self._cells.carry_out()
         self._steps += 1
@@ -232,10 +250,13 @@ class DecodeLoop:
         )
         self._prompt_tokens += prefilled
 
-    def _advance_alone(self, job: Job, index: int, draft: list[int]) -> int:
+    def _advance_alone(self, chunk: Chunk, index: int, draft: list[int]) -> int:
         """Advance a sequence; whatever fails there costs that sequence and no other."""
+        job = self._jobs[chunk.sequence]
         try:
-            return self._advance(job, index, draft)
+            if chunk.sequence.is_scoring:
+                self._generator.score(job, chunk.start, index + chunk.start + 1 - chunk.end)
+            return self._advance(job, index, draft) if chunk.completes else 0
         except Exception as error:
             logger.exception("a sequence failed and is ended")
             if job.sequence in self._jobs:
@@ -268,11 +289,11 @@ class DecodeLoop:
 
     def _fill_batch(
         self, chunks: Collection[Chunk], drafts: Mapping[Sequence, list[int]]
-    ) -> list[tuple[Job, int]]:
+    ) -> list[tuple[Chunk, int]]:
         """Write the chunks into the batch, guesses behind their sequence's token.
 
         Returns:
-            Whose logits will be at which index.
+            The chunks that will have logits, with the batch index of their last token.
         """
         self._batch.clear()
         outputs = []
@@ -284,9 +305,10 @@ class DecodeLoop:
                 chunk.start,
                 sequence.sequence_id,
                 logits=chunk.completes,
+                all_logits=sequence.is_scoring,
             )
-            if chunk.completes:
-                outputs.append((self._jobs[sequence], index))
+            if chunk.completes or sequence.is_scoring:
+                outputs.append((chunk, index))
             for offset, token in enumerate(drafts.get(sequence, ())):
                 self._batch.add([token], chunk.end + offset, sequence.sequence_id, logits=True)
         return outputs

@@ -19,6 +19,8 @@ from predictor.engine.llama import (
     DecodeAbortedError,
     Model,
 )
+from predictor.engine.pacing import MOST_GROWTH
+from predictor.engine.past import Past
 from predictor.engine.radix_tree import common_prefix
 from predictor.engine.sequence import Sequence
 from predictor.engine.step_cost import StepCost
@@ -38,7 +40,7 @@ def load_draft_model(path: Path, target: Model, *, gpu_layers: int) -> Model:
     """
     model = Model(path, gpu_layers=gpu_layers)
     reason = None
-    if not (model.can_generate and model.can_cut_prefix):
+    if not (model.can_generate and model.past is Past.ALL):
         reason = "it can't generate text token by token and take tokens back"
     elif model.n_vocab != target.n_vocab:
         reason = f"it has {model.n_vocab} tokens, and the model {target.n_vocab}"
@@ -144,8 +146,10 @@ class DraftModel:
 
     def _read(self, sequences: list[Sequence], seconds: float) -> None:
         """Compute what is missing of sequences, one after the other, for about so long."""
-        per_token = self._cost.per_prompt_token
-        budget = max(LEAST_TOKENS, int(seconds / per_token)) if per_token else FIRST_TOKENS
+        budget = FIRST_TOKENS
+        if self._cost.largest:
+            most = MOST_GROWTH * self._cost.largest
+            budget = max(LEAST_TOKENS, self._cost.most_prompt_tokens(0, seconds, most))
         for sequence in sequences:
             if budget <= 0:  # the next may share what this one reads
                 break

@@ -19,6 +19,7 @@ from predictor.engine.config import EngineConfig, EngineStats
 from predictor.engine.decode_loop import DecodeLoop
 from predictor.engine.detokenizer import Detokenizer
 from predictor.engine.generator import Job
+from predictor.engine.infill_tokens import InfillTokens
 from predictor.engine.llama import AbortFlag, Model, Sampler
 from predictor.engine.llama.openblas import load_openblas, what_is_missing
 from predictor.engine.llama.pairs import pair_tokens
@@ -112,6 +113,11 @@ class Engine:
         """The longest a sequence may get, prompt and answer."""
         return self._loop.max_sequence_tokens
 
+    @property
+    def embedding_size(self) -> int:
+        """Numbers in a vector, where the engine makes any."""
+        return self.model.embedding_size
+
     def stats(self) -> EngineStats:
         """Figures at this moment."""
         stats = self._loop.stats()
@@ -130,6 +136,10 @@ class Engine:
         """Token ids of a prompt by its segments; see `Model.tokenize_segments`."""
         return self.model.tokenize_segments(segments, add_special=add_special, markers=markers)
 
+    def infill_tokens(self) -> InfillTokens | None:
+        """The control tokens for filling gaps; see `Model.infill_tokens`."""
+        return self.model.infill_tokens()
+
     def markers(self, source: str) -> frozenset[int]:
         """See `Model.markers`."""
         return self.model.markers(source)
@@ -141,6 +151,24 @@ class Engine:
     def check_length(self, characters: int, param: str) -> None:
         """Refuse a text that can't fit whatever its tokens are; see `RequestChecks.check_length`."""
         self._checks.check_length(characters, param)
+
+    def detokenize(self, tokens: Collection[int], param: str) -> str:
+        """The text of tokens; see `Model.detokenize`.
+
+        Raises:
+            InvalidRequest: one is outside the vocabulary.
+        """
+        self._checks.check_tokens(tokens, param)
+        return self.model.detokenize(tokens)
+
+    def shown_pieces(self, tokens: Collection[int], param: str) -> list[bytes]:
+        """The bytes of each token of a prompt; see `Model.shown_piece`.
+
+        Raises:
+            InvalidRequest: one is outside the vocabulary.
+        """
+        self._checks.check_tokens(tokens, param)
+        return [self.model.shown_piece(token) for token in tokens]
 
     def tokenize_pair(self, query: str, document: str) -> list[int]:
         """Token ids of a query and a document for a reranker; see `pair_tokens`."""

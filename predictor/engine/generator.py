@@ -73,7 +73,8 @@ class Generator:
             return None
         self._note_token(sequence)
         if self._model.is_end(token) and not params.ignore_eos:
-            self.finish(job, job.detokenizer.flush(), FinishReason.STOP)
+            scored = (distribution.of(token),) if distribution and sequence.request.scores_prompt else ()
+            self.finish(job, job.detokenizer.flush(), FinishReason.STOP, scored)
             return None
         sequence.tokens.append(token)
         text = job.detokenizer.push(sequence.request.marks.get(token) or self._model.piece(token))
@@ -87,6 +88,24 @@ class Generator:
         if text or logprobs:
             self._outbox.put(job.stream, self._delta(job, text, None, logprobs))
         return token
+
+    def score(self, job: Job, position: int, index: int) -> None:
+        """Pass on the log-probabilities of a prompt's next tokens, the first one's left out.
+
+        Args:
+            job: whose sequence's tokens from `position` on were just computed.
+            position: in the sequence.
+            index: of the token there in the batch; all tokens behind it have logits too.
+        """
+        sequence = job.sequence
+        prompt, top = sequence.request.prompt, sequence.request.params.top_logprobs or 0
+        entries = []
+        for known in range(sequence.num_scored, min(sequence.num_computed + 1, len(prompt))):
+            logits = self._context.logits(index + known - 1 - position)
+            entries.append(LogSoftmax(logits, top, self._model.shown_piece).of(prompt[known]))
+        sequence.num_scored += len(entries)
+        if entries:
+            self._outbox.put(job.stream, Delta("", prompt_logprobs=tuple(entries)))
 
     def _end_reason(self, job: Job) -> FinishReason | None:
         """Why a sequence ends after the token it just got; None where it goes on."""

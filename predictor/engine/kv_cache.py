@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from predictor.engine.cell_operations import Operation, SaveCells
+from predictor.engine.host_cache import Prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,15 @@ class Match:
         place: where the cache has it; its own business.
         length: how many tokens it has.
         adapter: which adapter computed it, None for the model alone.
+        point: what can't be cut, as it was behind these tokens; None where that isn't needed.
+        shared: the longest beginning that has cells, whether or not a sequence can go on from there.
     """
 
     place: Any
     length: int
     adapter: str | None = None
+    point: Prefix | None = None
+    shared: int = 0
 
 
 class KVCache(Protocol):

@@ -18,10 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-FORMAT = "kserve-llamacpp prefix 1"
+FORMAT = "kserve-llamacpp prefix 2"
 MAX_HEADER_BYTES = 4096
-# Least state that llama.cpp writes for a token: its position, and how many sequences hold it.
-STATE_BYTES_PER_TOKEN = 8
 
 
 class BadPrefixFileError(Exception):
@@ -38,6 +36,7 @@ class StoredPrefix:
         size: bytes of state.
         checksum: CRC-32 of the state.
         adapter: which adapter computed it, None for the model alone.
+        partial: see `Prefix`.
     """
 
     path: Path
@@ -45,6 +44,7 @@ class StoredPrefix:
     size: int
     checksum: int
     adapter: str | None = None
+    partial: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -79,6 +79,7 @@ class StoredBefore:
 
     tokens: list[int]
     adapter: str | None = None
+    partial: bool = False
     memory_bytes: int = 0
 
     def read(self) -> npt.NDArray[np.uint8]:
@@ -103,6 +104,7 @@ class Header:
     tokens_crc32: int
     state_bytes: int
     state_crc32: int
+    partial: int = 0
 
     def line(self) -> bytes:
         """As it stands in a file."""
@@ -110,9 +112,17 @@ class Header:
         return json.dumps({"format": FORMAT} | fields).encode() + b"\n"
 
 
-def header_of(key: str, adapter: str, tokens: npt.NDArray[np.int32], state: npt.NDArray[np.uint8]) -> Header:
+def header_of(
+    key: str,
+    adapter: str,
+    tokens: npt.NDArray[np.int32],
+    state: npt.NDArray[np.uint8],
+    *,
+    partial: bool = False,
+) -> Header:
     """What a file with these tokens and this state begins with."""
-    return Header(key, adapter, len(tokens), zlib.crc32(tokens.data), state.nbytes, zlib.crc32(state.data))
+    checksums = zlib.crc32(tokens.data), zlib.crc32(state.data)
+    return Header(key, adapter, len(tokens), checksums[0], state.nbytes, checksums[1], int(partial))
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -142,7 +152,7 @@ def read_header(file: BinaryIO, key: str) -> tuple[Header, npt.NDArray[np.int32]
     size = file.tell() + 4 * header.tokens + header.state_bytes
     if os.fstat(file.fileno()).st_size != size:
         raise BadPrefixFileError("it is cut short")
-    if header.tokens <= 0 or header.state_bytes < STATE_BYTES_PER_TOKEN * header.tokens:
+    if header.tokens <= 0 or header.state_bytes <= 0:
         raise BadPrefixFileError("its sizes are impossible")
     tokens = np.fromfile(file, np.int32, header.tokens)
     if len(tokens) != header.tokens or zlib.crc32(tokens.data) != header.tokens_crc32:

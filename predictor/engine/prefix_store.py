@@ -116,8 +116,8 @@ class PrefixStore:
             logger.warning("some prefixes can't be saved in %s: %s", self._folder, problems[-1])
         return len(kept)
 
-    def _path(self, tokens: npt.NDArray[np.int32], adapter: str | None) -> Path:
-        content = self._adapter_keys[adapter].encode() + tokens.tobytes()
+    def _path(self, tokens: npt.NDArray[np.int32], adapter: str | None, *, partial: bool = False) -> Path:
+        content = self._adapter_keys[adapter].encode() + tokens.tobytes() + b"partial" * partial
         return self._folder / (hashlib.sha256(content).hexdigest()[:32] + SUFFIX)
 
     def _files(self, suffix: str = SUFFIX) -> list[tuple[Path, os.stat_result]]:
@@ -147,12 +147,14 @@ class PrefixStore:
         if header.adapter not in self._adapters:
             return None
         adapter = self._adapters[header.adapter]
-        return StoredPrefix(path, tokens.tolist(), header.state_bytes, header.state_crc32, adapter)
+        return StoredPrefix(
+            path, tokens.tolist(), header.state_bytes, header.state_crc32, adapter, bool(header.partial)
+        )
 
     def _keep(self, prefix: Prefix, kept: dict[Path, int], used_at: int) -> None:
         """Make sure that a prefix is on disk."""
         tokens = np.asarray(prefix.tokens, np.int32)
-        path = self._path(tokens, prefix.adapter)
+        path = self._path(tokens, prefix.adapter, partial=prefix.partial)
         used = sum(kept.values())
         if isinstance(prefix, StoredPrefix) and prefix.path == path and path.is_file():
             size = path.stat().st_size
@@ -171,7 +173,8 @@ class PrefixStore:
         state = prefix.read()
         if not state.nbytes:
             raise BadPrefixFileError("llama.cpp gave no state")
-        line = header_of(self._key, self._adapter_keys[prefix.adapter], tokens, state).line()
+        adapter_key = self._adapter_keys[prefix.adapter]
+        line = header_of(self._key, adapter_key, tokens, state, partial=prefix.partial).line()
         size = len(line) + tokens.nbytes + state.nbytes
         if size > self._max_bytes:
             raise BadPrefixFileError(f"one of {size:,} bytes is larger than the limit")
@@ -195,7 +198,8 @@ class PrefixStore:
                 with open_file(path) as file:
                     header, tokens = read_header(file, self._key)
                     status = os.fstat(file.fileno())
-                if self._path(tokens, self._adapters[header.adapter]) != path:
+                adapter = self._adapters[header.adapter]
+                if self._path(tokens, adapter, partial=bool(header.partial)) != path:
                     return 0
                 StoredPrefix(path, [], header.state_bytes, header.state_crc32).read()
             except (OSError, BadPrefixFileError, MemoryError, KeyError):

@@ -17,6 +17,8 @@ MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 256
 MAX_STOP_CHARACTERS = 16 * 1024
 """Of all stop strings together: each is looked for at every token."""
+MAX_BREAKERS, MAX_BREAKER_BYTES = 8, 40
+"""Each is looked for in the whole vocabulary, and llama.cpp cuts longer ones."""
 MAX_BIAS = 1e6  # an infinite one would undo the minus infinity of a forbidden token
 SEEDS = 2**32 - 1
 """llama.cpp's seeds are 0 to this, excluded, which it reads as "pick one for me"; larger ones are wrapped."""
@@ -49,6 +51,15 @@ class SamplingParams:
         xtc_threshold: a probability.
         dynatemp_range: the temperature follows the entropy, by up to this above and below; 0 turns it off.
         dynatemp_exponent: how the entropy becomes a temperature.
+        dry_multiplier: strength of the DRY penalty on tokens that go on a repetition; 0 turns it off.
+        dry_base: how fast that penalty grows with the repetition's length.
+        dry_allowed_length: of repetitions that cost nothing.
+        dry_penalty_last_n: how many tokens it looks back; -1 is all.
+        dry_sequence_breakers: texts over which no repetition goes.
+        mirostat: 1 or 2 samples by that version (Basu et al., 2021), in place of all other samplers but the
+            temperature; 0 turns it off.
+        mirostat_tau: the surprise per token that it aims at.
+        mirostat_eta: how fast it learns.
         repeat_penalty: divides the logits of recent tokens; 1 turns it off.
         repeat_last_n: how many tokens are recent, for all three penalties.
         presence_penalty: subtracted once from the logits of tokens seen.
@@ -75,6 +86,14 @@ class SamplingParams:
     xtc_threshold: float = 0.1
     dynatemp_range: float = 0.0
     dynatemp_exponent: float = 1.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     presence_penalty: float = 0.0
@@ -94,6 +113,15 @@ class SamplingParams:
             raise InvalidRequest(
                 f"at most {MAX_STOP_STRINGS} stop strings, of {MAX_STOP_CHARACTERS} characters together",
                 param="stop",
+            )
+        breakers = self.dry_sequence_breakers
+        if len(breakers) > MAX_BREAKERS or any(
+            not 0 < len(b.encode()) <= MAX_BREAKER_BYTES for b in breakers
+        ):
+            raise InvalidRequest(
+                f"at most {MAX_BREAKERS} dry_sequence_breakers, none empty, each of at most "
+                f"{MAX_BREAKER_BYTES} bytes",
+                param="dry_sequence_breakers",
             )
         if any(not text for text in self.stop):
             raise InvalidRequest("a stop string must not be empty", param="stop")
@@ -125,6 +153,13 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("xtc_threshold", 0, 1),
     ("dynatemp_range", 0, 100),
     ("dynatemp_exponent", 0, 100),
+    ("dry_multiplier", 0, 100),
+    ("dry_base", 1, 100),
+    ("dry_allowed_length", 0, 2**16),
+    ("dry_penalty_last_n", -1, 2**16),
+    ("mirostat", 0, 2),
+    ("mirostat_tau", 0, 100),
+    ("mirostat_eta", 0, 100),
     ("repeat_last_n", 0, 2**16),
     ("repeat_penalty", 0.01, 100),
     ("presence_penalty", -2, 2),
@@ -147,6 +182,8 @@ class Request:
         adapter: name of the engine's adapter to use, None for the model alone.
         marks: text of the control tokens that show in the answer, by id; all others show as nothing.
         wants_progress: whether its stream tells how far the prompt has been read.
+        scores_prompt: whether log-probabilities are wanted of the prompt's tokens too, and of the token that
+            ends the answer; needs `top_logprobs`. The prompt is then computed whole, whatever is cached.
     """
 
     id: str
@@ -156,6 +193,7 @@ class Request:
     adapter: str | None = None
     marks: Mapping[int, bytes] = field(default_factory=dict)
     wants_progress: bool = False
+    scores_prompt: bool = False
 
     def __post_init__(self) -> None:
         if self.constraint is not None and self.params.ignore_eos:
@@ -209,6 +247,7 @@ class Delta:
         stop_string: on the last delta, the stop string that ended it, if one did.
         progress: how far the prompt has been read, on deltas of their own before the first token, where the
             request wants to know.
+        prompt_logprobs: one entry for each next token of the prompt, from its second on, when asked for.
         vector: on the last delta, what an engine that pools made of the prompt, float32.
     """
 
@@ -219,4 +258,5 @@ class Delta:
     cached_tokens: int = 0
     stop_string: str | None = None
     progress: PromptProgress | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     vector: npt.NDArray[np.float32] | None = field(default=None, compare=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from predictor.engine.config import EngineConfig
@@ -79,9 +80,17 @@ class RequestChecks:
             self._check_length(len(request.prompt))
         if request.adapter is not None and request.adapter not in self.config.adapters:
             raise InvalidRequest(f"there is no adapter {request.adapter!r}", param="model")
-        if not all(0 <= token < self.model.n_vocab for token in request.prompt):
+        self.check_tokens(request.prompt, "prompt")
+
+    def check_tokens(self, tokens: Sequence[int], param: str) -> None:
+        """Make sure that the model has the tokens.
+
+        Raises:
+            InvalidRequest: it lacks one.
+        """
+        if not all(0 <= token < self.model.n_vocab for token in tokens):
             raise InvalidRequest(
-                f"a prompt token is outside the vocabulary of {self.model.n_vocab} tokens", param="prompt"
+                f"a token in {param} is outside the vocabulary of {self.model.n_vocab} tokens", param=param
             )
 
     def _check_length(self, length: int) -> None:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from predictor.engine.adapter_turns import AdapterTurns
-from predictor.engine.host_cache import HostCache, Prefix
+from predictor.engine.host_cache import Found, HostCache, Prefix
 from predictor.engine.kv_cache import KVCache, Match
+from predictor.engine.past import Past
 from predictor.engine.prefix_cache import WORTH_SAVING_TOKENS
 from predictor.engine.radix_tree import common_prefix
+from predictor.engine.resume_points import ResumePoints
 from predictor.engine.sequence import Sequence
 
 # A shared beginning shorter than this is computed again rather than waited for: it takes about one step.
@@ -57,23 +59,27 @@ class Scheduler:
         cache: ids and cells.
         host: prefixes that lost their cells.
         restore_cells: carries out the cache's operations, then gives a sequence id the first so many cells of
-            a saved prefix at once; False where the state can't be read.
+            a saved prefix at once, and what can't be cut of another; False where that can't be read.
         max_sequences: most sequences in one batch.
         max_batch_tokens: most tokens in one batch; at least max_sequences.
         turns: whose sequences may be in one batch; None for all.
         whole_prompts: compute each prompt in one step; none may be longer than max_batch_tokens.
+        points: plans where the state of sequences is kept; None where they can be cut anywhere.
+        max_outputs: most tokens of a step whose logits can be had, at least max_sequences; None for all.
     """
 
     def __init__(
         self,
         cache: KVCache,
         host: HostCache,
-        restore_cells: Callable[[int, Prefix, int], bool],
+        restore_cells: Callable[[int, Prefix, int, Prefix | None], bool],
         *,
         max_sequences: int,
         max_batch_tokens: int,
         turns: AdapterTurns | None = None,
         whole_prompts: bool = False,
+        points: ResumePoints | None = None,
+        max_outputs: int | None = None,
     ) -> None:
         if max_batch_tokens < max_sequences:
             raise ValueError("max_batch_tokens must be at least max_sequences")
@@ -83,6 +89,8 @@ class Scheduler:
         self.max_sequences = max_sequences
         self.max_batch_tokens = max_batch_tokens
         self._turns = turns
+        self._points = points
+        self._max_outputs = max_batch_tokens if max_outputs is None else max_outputs
         self._share = _share_whole if whole_prompts else _share
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -145,7 +153,7 @@ class Scheduler:
             budget = min(budget, limit)
         chunks = [Chunk(s, s.num_computed, len(s.tokens)) for s in decoding]
         chunks += self._share(budget, [s for s in batch if not s.is_decoding])
-        return self._fit(chunks)
+        return self._fit(self._with_logits(chunks))
 
     def commit(self, chunks: Collection[Chunk]) -> None:
         """Record that a batch was computed."""
@@ -165,7 +173,7 @@ class Scheduler:
         queue = len(self.waiting)
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting.popleft()
-            match = self.cache.lookup(sequence.tokens, sequence.adapter)
+            match = self.cache.lookup(sequence.reusable, sequence.adapter)
             if self._waits_for_prefix(sequence, match, queue):
                 passed.append(sequence)
                 continue
@@ -176,15 +184,18 @@ class Scheduler:
 
     def _waits_for_prefix(self, candidate: Sequence, match: Match, queue: int) -> bool:
         """Whether another sequence is computing a beginning that this one, of so many, could take over."""
-        if not self.cache.reuses:
+        if not self.cache.reuses or self._host_is_missing:
             return False
-        tokens = candidate.tokens
+        tokens = candidate.reusable
         ahead = 0
         for other in self.running:
             if other.num_missing > 1 and other.adapter == candidate.adapter:
                 shared = common_prefix(tokens, other.tokens)
                 if shared > other.num_computed:
-                    ahead = max(ahead, min(shared, len(tokens) - 1))
+                    reached = min(shared, len(tokens) - 1)
+                    if self._points is not None:
+                        reached = self._points.share(other, reached)
+                    ahead = max(ahead, reached)
         missing = ahead - match.length
         return missing >= WORTH_WAITING_TOKENS or missing * queue >= WORTH_WAITING_TOGETHER_TOKENS
 
@@ -195,19 +206,28 @@ class Scheduler:
         own = candidate.expected_size - match.length + self.cache.newly_pinned(match)
         return self.cache.pinned + growth + own <= self.cache.capacity
 
+    @property
+    def _host_is_missing(self) -> bool:
+        """Whether nothing can be kept for others of sequences that can't be cut anywhere."""
+        return self.host.past is not Past.ALL and self._points is None
+
     def _start(self, sequence: Sequence, match: Match) -> bool:
         tokens = sequence.tokens
         sequence_id = None
-        saved, length = self._worth_restoring(sequence, match)
-        if saved is not None:
-            sequence_id = self._restore(tokens, saved, length)
+        found = self.host.match(sequence.reusable[:-1], sequence.adapter)
+        shared = max(match.shared, found.shared)
+        length = found.length
+        if found.prefix is not None and length - match.length >= WORTH_SAVING_TOKENS:
+            sequence_id = self._restore(tokens, found)
             if sequence_id is None:  # the attempt may have evicted what was found before
-                match = self.cache.lookup(tokens, sequence.adapter)
+                match = self.cache.lookup(sequence.reusable, sequence.adapter)
         if sequence_id is None:
             sequence_id, length = self.cache.start(tokens, match), match.length
         if sequence_id is None:
             return False
         sequence.sequence_id, sequence.num_computed = sequence_id, length
+        if self._points is not None:
+            self._points.plan(sequence, shared)
         if not sequence.admitted:
             sequence.admitted = time.monotonic()
             sequence.cached_tokens = length
@@ -215,24 +235,32 @@ class Scheduler:
         self.running.append(sequence)
         return True
 
-    def _worth_restoring(self, sequence: Sequence, match: Match) -> tuple[Prefix | None, int]:
-        """A saved prefix that has far more of the tokens than the cells in use, and how many."""
-        saved, shared = self.host.match(sequence.tokens, sequence.adapter)
-        length = min(shared, len(sequence.tokens) - 1)
-        return (saved, length) if length - match.length >= WORTH_SAVING_TOKENS else (None, 0)
-
-    def _restore(self, tokens: list[int], saved: Prefix, length: int) -> int | None:
-        """Give a sequence the first `length` cells of a saved prefix; None where it can't be done."""
+    def _restore(self, tokens: list[int], found: Found) -> int | None:
+        """Give a sequence what was found of its tokens in ordinary memory; None where it can't be done."""
+        saved = found.prefix
+        assert saved is not None
         sequence_id = self.cache.start_empty(len(saved.tokens), saved.adapter)
         if sequence_id is None:
             return None
-        if not self._restore_cells(sequence_id, saved, length):
+        if not self._restore_cells(sequence_id, saved, found.length, found.point):
             self.host.discard(saved)
             self.cache.finish(sequence_id, retain=False)
             return None
-        self.cache.restored(sequence_id, tokens, length)
+        self.cache.restored(sequence_id, tokens, found.length)
         self.host.touch(saved)
         return sequence_id
+
+    def _with_logits(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The chunks, those of prompts that are scored cut to the logits that can be had."""
+        room = self._max_outputs - len(chunks)
+        cut = []
+        for chunk in chunks:
+            if chunk.sequence.is_scoring:
+                size = min(chunk.end - chunk.start, room + 1)
+                room -= size - 1
+                chunk = Chunk(chunk.sequence, chunk.start, chunk.start + size)
+            cut.append(chunk)
+        return cut
 
     def _fit(self, chunks: list[Chunk]) -> list[Chunk]:
         """Make room for the chunks, preempting the sequence admitted last as often as needed."""
@@ -260,10 +288,10 @@ def _share(budget: int, sequences: list[Sequence]) -> list[Chunk]:
     if not sequences:
         return []
     parts = dict.fromkeys(sequences, 0)
-    parts[sequences[0]] = min(sequences[0].num_missing, (budget + 1) // 2)
+    parts[sequences[0]] = min(sequences[0].num_reachable, (budget + 1) // 2)
     left = budget - parts[sequences[0]]
     for sequence in sorted(sequences, key=lambda s: s.num_missing - s.passed_by):
-        more = min(sequence.num_missing - parts[sequence], left)
+        more = min(sequence.num_reachable - parts[sequence], left)
         parts[sequence] += more
         left -= more
     _age(parts)

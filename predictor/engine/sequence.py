@@ -25,9 +25,11 @@ class Sequence:
         max_tokens: most tokens to generate, cut to what the context can hold; 0 where the prompt is all.
         tokens: prompt, then generated.
         num_computed: how many of the first tokens have their cells.
+        num_scored: tokens of the prompt whose log-probability is known, and the first, which has none.
         sequence_id: llama.cpp's id while running, -1 otherwise.
         cached_tokens: prompt tokens taken over from the prefix cache at the first admission.
         admitted_size: number of tokens at the last admission.
+        stops: numbers of tokens behind which the state is kept for others; a step computes up to the next.
         passed_by: prompt tokens computed for sequences admitted later while this one's prompt had to wait.
         draft_hit_rate: how likely the next guess of speculative decoding is right; None before the first.
         arrived, admitted, first_token, last_token: seconds of the monotonic clock; 0 means not yet.
@@ -38,9 +40,11 @@ class Sequence:
     max_tokens: int
     tokens: list[int] = field(default_factory=list)
     num_computed: int = 0
+    num_scored: int = 1
     sequence_id: int = -1
     cached_tokens: int = 0
     admitted_size: int = 0
+    stops: list[int] = field(default_factory=list)
     passed_by: int = 0
     preemptions: int = 0
     draft_hit_rate: float | None = None
@@ -64,6 +68,12 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
+    def num_reachable(self) -> int:
+        """Tokens that a step can compute at most."""
+        end = min((stop for stop in self.stops if stop > self.num_computed), default=len(self.tokens))
+        return end - self.num_computed
+
+    @property
     def num_generated(self) -> int:
         """Tokens sampled so far."""
         return len(self.tokens) - len(self.request.prompt)
@@ -72,6 +82,16 @@ class Sequence:
     def is_decoding(self) -> bool:
         """Whether only the newest generated token is missing."""
         return self.num_missing == 1 and self.num_generated > 0
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether logits are wanted behind every token of the prompt, and some are missing."""
+        return self.request.scores_prompt and self.num_scored < len(self.request.prompt)
+
+    @property
+    def reusable(self) -> list[int]:
+        """The tokens of which all but the last may have cells that were computed for others."""
+        return self.tokens[: self.num_scored] if self.is_scoring else self.tokens
 
     @property
     def expected_size(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from predictor.engine.config import Pooling
 from predictor.engine.request import Request, SamplingParams
 from predictor.errors import InvalidRequest, WrongTask
 from predictor.generation.streams import RequestStream
-from predictor.generation.text import long_texts
+from predictor.generation.tokens import TokenEngine, long_texts
 
 Vector = npt.NDArray[np.float32]
 
@@ -30,14 +29,11 @@ MAX_QUERY_CHARACTERS = 16 * 2**20
 _NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0)
 
 
-class PoolingEngine(Protocol):
+class PoolingEngine(TokenEngine, Protocol):
     """The part of `predictor.engine.Engine` that embedding needs."""
 
-    def check_length(self, characters: int, param: str) -> None: ...
-
-    def hold_vocabulary(self) -> AbstractContextManager[None]: ...
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+    @property
+    def embedding_size(self) -> int: ...
 
     def tokenize_pair(self, query: str, document: str) -> list[int]: ...
 
@@ -102,19 +98,33 @@ class TextEmbedder:
         self.engine.check_length(len(text), "input")
         return tuple(self.engine.tokenize(text, add_special=True, parse_special=True))
 
-    async def embed(self, inputs: Sequence[tuple[int, ...]], request_id: str) -> list[Embedding]:
+    async def embed(
+        self, inputs: Sequence[tuple[int, ...]], request_id: str, dimensions: int | None = None
+    ) -> list[Embedding]:
         """Vectors of length 1 for token sequences, in their order.
+
+        Args:
+            inputs: the sequences.
+            request_id: for logs.
+            dimensions: how many of a vector's first numbers to keep, None for all: models trained for it say
+                the most in the first ones (Kusupati et al., 2022, Matryoshka Representation Learning).
 
         Raises:
             WrongTask: the model is a reranker.
-            InvalidRequest: an input is empty or too long.
+            InvalidRequest: an input is empty or too long, or there are fewer dimensions.
             Unavailable: the queue is full, or the engine isn't ready.
             EngineFailure: llama.cpp failed.
         """
         if self.is_reranker:
             raise WrongTask(f"model {self.name!r} is a reranker: use /v1/rerank", param="model")
+        if dimensions is not None and dimensions > self.engine.embedding_size:
+            raise InvalidRequest(
+                f"the model's embeddings have {self.engine.embedding_size} dimensions, and so at most that "
+                f"many can be kept, not {dimensions}",
+                param="dimensions",
+            )
         return [
-            Embedding(_unit(vector), len(tokens))
+            Embedding(_unit(vector[:dimensions]), len(tokens))
             for vector, tokens in zip(await self._run(inputs, request_id), inputs, strict=True)
         ]
 

@@ -20,6 +20,7 @@ class ServedModels:
         name: the model's.
         adapters: names under which it answers with an adapter; requests use one in the model's place.
         refused: told "loading" or "shutting_down" for each request that came too early or too late.
+        aliases: further names of the model; answers, metrics and traces have the first.
     """
 
     def __init__(
@@ -27,21 +28,30 @@ class ServedModels:
         name: str,
         adapters: Sequence[str] = (),
         refused: Callable[[str], None] = lambda reason: None,
+        *,
+        aliases: Sequence[str] = (),
     ) -> None:
         self.created = int(time.time())
         self._name = name
+        self._own_names = (name, *aliases)
         self._refused = refused
         self._closing = False
-        self._generators: dict[str, TextGenerator | TextEmbedder | None] = dict.fromkeys([name, *adapters])
+        self._generators: dict[str, TextGenerator | TextEmbedder | None] = dict.fromkeys(
+            [*self._own_names, *adapters]
+        )
 
     @property
     def names(self) -> list[str]:
         """All names, ready or not, the model's before its adapters'."""
         return list(self._generators)
 
+    def main_name(self, name: str) -> str:
+        """The name that answers and metrics have, of a name that is served."""
+        return self._name if name in self._own_names else name
+
     def parent(self, name: str) -> str | None:
         """The model that an adapter belongs to, None for the model itself."""
-        return None if name == self._name else self._name
+        return None if name in self._own_names else self._name
 
     def is_ready(self, name: str) -> bool:
         """Whether requests for the name are taken."""
@@ -50,6 +60,11 @@ class ServedModels:
     def is_embedder(self, name: str) -> bool:
         """Whether a model that is ready gives vectors instead of text."""
         return isinstance(self._generators.get(name), TextEmbedder)
+
+    def context_tokens(self, name: str) -> int | None:
+        """The longest prompt with its answer that a model that is ready takes, None while it isn't."""
+        served = self._generators.get(name)
+        return None if served is None else served.engine.max_sequence_tokens
 
     def capabilities(self, name: str) -> list[str] | None:
         """What a model that is ready can be asked for, None while it isn't."""
@@ -63,7 +78,7 @@ class ServedModels:
     def publish(self, served: TextGenerator | TextEmbedder) -> None:
         """From now on requests go to `served`, with the adapter they name."""
         for name in self._generators:
-            if name == self._name:
+            if name in self._own_names:
                 self._generators[name] = served
             elif isinstance(served, TextGenerator):
                 self._generators[name] = served.with_adapter(name)
@@ -107,6 +122,15 @@ class ServedModels:
                 param="model",
             )
         return served
+
+    def any(self, name: str | None) -> TextGenerator | TextEmbedder:
+        """What answers a request to `name` that any model can answer, as `get` does for text.
+
+        Raises:
+            ModelNotFound: no such name.
+            NotReady: the model is loading or the server is shutting down.
+        """
+        return self._counted(name)
 
     def _counted(self, name: str | None) -> TextGenerator | TextEmbedder:
         try:

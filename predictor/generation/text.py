@@ -10,54 +10,45 @@ import asyncio
 import copy
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from predictor.background import BackgroundThreads, stop_if_abandoned
+from predictor.background import stop_if_abandoned
 from predictor.chat.format import ChatFormat, Conversation, Prompt
 from predictor.chat.grammar import Lazily
 from predictor.chat.turns import own_text, weaknesses
+from predictor.engine.infill_tokens import InfillTokens
 from predictor.engine.request import FinishReason, Request, TokenLogprob
 from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import InvalidRequest, NoChatTemplate, PromptTooLong
 from predictor.generation.chat import ChatAnswer, ChatReader, ChatRequest, PreparedChat, read_answer
 from predictor.generation.streams import RequestStream
+from predictor.generation.tokens import QUICK_CHARACTERS, TokenEngine, long_texts
 from predictor.structured.compiler import ConstraintCompiler, MakeConstraint
 from predictor.structured.thinking import ThoughtMarks, with_thought_budget
 
 Message = Mapping[str, Any]
 
-# Longer texts are tokenized on another thread, so that the event loop keeps serving: about a millisecond.
-QUICK_CHARACTERS = 4096
 _CHARACTERS_OF_OTHERS = 64  # what a message, a call or a tool counts for beside its text
 
-# For all models of the process, since all share its cores.
-long_texts = BackgroundThreads("tokenizing", threads=2, most_waiting=256)
 
-
-class TextEngine(Protocol):
+class TextEngine(TokenEngine, Protocol):
     """The part of `predictor.engine.Engine` that text generation needs."""
 
-    @property
-    def max_sequence_tokens(self) -> int: ...
-
     def check_count(self, requests: int) -> None: ...
-
-    def check_length(self, characters: int, param: str) -> None: ...
 
     def tokenize_segments(
         self, segments: Sequence[Segment], *, add_special: bool, markers: frozenset[int] = frozenset()
     ) -> list[int]: ...
+
+    def infill_tokens(self) -> InfillTokens | None: ...
 
     def markers(self, source: str) -> frozenset[int]: ...
 
     def control_tokens(self, texts: Iterable[str]) -> dict[int, bytes]: ...
 
     def vocabulary(self) -> Vocabulary: ...
-
-    def hold_vocabulary(self) -> AbstractContextManager[None]: ...
 
     def submit_all(self, requests: Sequence[Request]) -> Sequence[RequestStream]: ...
 
@@ -74,6 +65,7 @@ class Completion:
         cached_tokens: prompt tokens taken from the prefix cache.
         logprobs: one entry per generated token, when asked for.
         stop_string: the stop string that ended it, if one did.
+        prompt_logprobs: one entry for each token of the prompt but the first, when asked for.
     """
 
     text: str
@@ -83,6 +75,7 @@ class Completion:
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     stop_string: str | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class TextGenerator:
@@ -173,6 +166,16 @@ class TextGenerator:
             conversation = Conversation(conversation)
         _, _, tokens = await self._chat_prompt(conversation)
         return tokens
+
+    async def show_chat(self, conversation: Conversation) -> tuple[str, tuple[int, ...]]:
+        """What the model's chat template makes of a conversation, and its tokens.
+
+        Raises:
+            InvalidRequest: there are no messages, more than can fit, or the template refuses them.
+            NoChatTemplate: the model has no template.
+        """
+        _, prompt, tokens = await self._chat_prompt(conversation)
+        return prompt.text, tokens
 
     async def prepare_chat(self, request: ChatRequest) -> PreparedChat:
         """A chat as the engine takes it.
@@ -340,8 +343,10 @@ async def collect(stream: RequestStream, prompt_tokens: int) -> Completion:
     """
     text: list[str] = []
     logprobs: list[TokenLogprob] = []
+    prompt_logprobs: list[TokenLogprob] = []
     async for delta in stream:
         text.append(delta.text)
+        prompt_logprobs.extend(delta.prompt_logprobs)
         logprobs.extend(delta.logprobs)
         last = delta
     assert last.finish_reason is not None
@@ -353,4 +358,5 @@ async def collect(stream: RequestStream, prompt_tokens: int) -> Completion:
         cached_tokens=last.cached_tokens,
         logprobs=tuple(logprobs),
         stop_string=last.stop_string,
+        prompt_logprobs=tuple(prompt_logprobs),
     )

@@ -34,10 +34,29 @@ HYBRID_BY_HEADS = {
 HYBRID_BY_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "qwen4exp": 4, "minimax-01": 8}
 # Whose states are of one group, whatever the file says.
 UNGROUPED = {"mamba", "jamba", "plamo2"}
+# Of whose recurrent layers llama.cpp can keep earlier states.
+TAKING_BACK = {
+    *("kimi-k3", "qwen35", "qwen35moe", "qwen4exp", "glm5-next", "nemotron_h", "nemotron_h_moe"),
+    *("lfm2", "lfm2moe", "bailingmoe3"),
+}
 # Each layer is both.
 HYBRID_IN_PARALLEL = {"falcon-h1"}
 # A small cache of keys on top, by which layers choose what to look at.
 INDEXED = {"deepseek32", "glm-dsa", "hy_v4", "dots3note", "qwen4exp", "glm5-next", "minimax-m3"}
+# Some of whose layers see a window only, all but every n-th: n, unless the file says otherwise. Of those not
+# listed here or in the file all layers are counted in full.
+WINDOW_INTERVALS = {
+    **dict.fromkeys(("gemma2", "gpt-oss"), 2),
+    **dict.fromkeys(("afmoe", "cohere2", "exaone-moe", "llama4", "mellum", "muse-glimmer", "olmo2"), 4),
+    "gemma3n": 5,
+    "gemma3": 6,
+    "plamo3": 8,
+}
+# All others are named in the file, or all of attention's layers have it.
+WINDOW_IN_FILE = {"gemma4", "granite-swa", "maple", "mimo2"}
+WINDOW_IN_ALL = {"lfm2", "lfm2moe"}
+# Tokens in the window where the file doesn't say.
+WINDOW_SIZES = {"gemma2": 4096, "exaone-moe": 128, "llama4": 8192}
 # Whose last layers use the cache of earlier ones, a number that isn't in the file.
 LAYERS_WITH_CACHE = {"gemma3n": 20}
 
@@ -52,6 +71,9 @@ class CacheShape:
         slots: each has an equal part of the tokens, instead of one pool for all.
         number_type: of keys and values: `f16` or `q8_0`.
         flash_attention: `off` stores values in another way than `auto` and `on`.
+        batch_tokens: most in one step.
+        full_window: layers that see a window of tokens keep all of them.
+        rollback: tokens that can be taken back of a recurrent state.
     """
 
     tokens: int
@@ -59,6 +81,9 @@ class CacheShape:
     slots: bool = False
     number_type: str = "f16"
     flash_attention: str = "auto"
+    batch_tokens: int = 512
+    full_window: bool = False
+    rollback: int = 0
 
     @property
     def cells(self) -> int:
@@ -66,6 +91,14 @@ class CacheShape:
         if not self.slots:
             return _rounded_up(self.tokens)
         return self.sequences * _rounded_up(self.tokens // self.sequences)
+
+    def window_cells(self, window: int) -> int:
+        """Cells that it makes for layers that see a window of so many tokens."""
+        if self.full_window:
+            return self.cells
+        streams = self.sequences if self.slots else 1
+        seen = window * (1 if self.slots else self.sequences) + self.batch_tokens
+        return streams * _rounded_up(min(self.cells // streams, seen))
 
 
 def cache_bytes(header: GgufHeader, shape: CacheShape) -> int:
@@ -77,15 +110,18 @@ def cache_bytes(header: GgufHeader, shape: CacheShape) -> int:
     layers = _Layers(header)
     if header.architecture in ENCODERS:
         return 0
-    numbers = layers.numbers_per_cell(flash_attention=shape.flash_attention != "off")
+    flash_attention = shape.flash_attention != "off"
     block, block_bytes = KV_TYPES[shape.number_type]
-    kept = numbers * shape.cells * block_bytes // block
+    numbers = shape.cells * layers.numbers_per_cell(flash_attention=flash_attention, sliding=False)
+    if sliding := layers.numbers_per_cell(flash_attention=flash_attention, sliding=True):
+        numbers += shape.window_cells(layers.window) * sliding
     state = layers.recurrent_numbers * len(layers.recurrent) * RECURRENT_NUMBER_BYTES
-    return kept + state * max(1, shape.sequences)
+    states = max(1, shape.sequences) * (1 + (shape.rollback if layers.takes_back else 0))
+    return numbers * block_bytes // block + state * states
 
 
 def is_recurrent(header: GgufHeader) -> bool:
-    """Whether any layer has a state of fixed size, so that sequences can't be cut and copied."""
+    """Whether any layer has a state of fixed size, which can't be cut."""
     return bool(_Layers(header).recurrent)
 
 
@@ -112,10 +148,22 @@ class _Layers:
         )
         self.recurrent = [layer for layer in range(self._trunk) if self._is_recurrent(layer)]
 
-    def numbers_per_cell(self, *, flash_attention: bool) -> int:
-        """Keys and values of a token, over all layers."""
+    @property
+    def window(self) -> int:
+        """Tokens that a layer with a window sees; 0 where no layer has one."""
+        default = WINDOW_SIZES.get(self._header.architecture, 0)
+        return _integer(self._header, "attention.sliding_window", default)
+
+    @property
+    def takes_back(self) -> bool:
+        """Whether llama.cpp can keep earlier states of the recurrent layers."""
+        return self._header.architecture in TAKING_BACK
+
+    def numbers_per_cell(self, *, flash_attention: bool, sliding: bool) -> int:
+        """Keys and values of a token, over all layers with a window or all others."""
         keys, values = self._sizes("key"), self._sizes("value")
         layers = [layer for layer in range(self._trunk) if self._has_cache(layer)]
+        layers = [layer for layer in layers if self._slides(layer) == sliding]
         latent = _integer(self._header, "attention.key_length_mla") > 0
         total = sum(keys[layer] for layer in layers)
         if not latent:  # with multi-head latent attention the values are part of the keys (DeepSeek)
@@ -157,13 +205,18 @@ class _Layers:
         ]
 
     def _slides(self, layer: int) -> bool:
-        pattern = self._header.metadata.get(
-            f"{self._header.architecture}.attention.sliding_window_pattern", 0
-        )
+        name = self._header.architecture
+        if not self.window or layer >= self._trunk:
+            return False
+        if name in WINDOW_IN_ALL:
+            return layer not in self.recurrent
+        pattern = self._header.metadata.get(f"{name}.attention.sliding_window_pattern", 0)
+        if name not in WINDOW_INTERVALS and name not in WINDOW_IN_FILE:
+            return False
         if isinstance(pattern, tuple):
-            return layer < min(len(pattern), self._trunk) and bool(pattern[layer])
-        period = _integer(self._header, "attention.sliding_window_pattern")
-        return layer < self._trunk and period > 0 and layer % period < period - 1
+            return layer < len(pattern) and bool(pattern[layer])
+        period = _integer(self._header, "attention.sliding_window_pattern", WINDOW_INTERVALS.get(name, 0))
+        return period > 0 and layer % period < period - 1
 
     def _is_recurrent(self, layer: int) -> bool:
         name = self._header.architecture

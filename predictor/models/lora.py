@@ -77,16 +77,16 @@ def check_adapter(adapter: LoraAdapter, model: GgufHeader) -> None:
             )
 
 
-def check_names(model_name: str, adapters: Sequence[LoraAdapter]) -> None:
-    """Make sure that no adapter takes the model's name.
+def check_names(model_names: Sequence[str], adapters: Sequence[LoraAdapter]) -> None:
+    """Make sure that no adapter takes a name of the model's.
 
     Raises:
         StartupError: one does.
     """
     for adapter in adapters:
-        if adapter.name == model_name:
+        if adapter.name in model_names:
             raise StartupError(
-                f"an adapter has the model's own name {model_name!r}: choose another with --lora"
+                f"an adapter has the model's own name {adapter.name!r}: choose another with --lora"
             )
 
 

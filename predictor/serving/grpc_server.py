@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from grpc import aio
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.server import GRPCServer
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from predictor.api.open_inference.grpc_service import BoundedServicer, HealthServicer, TritonServicer
 from predictor.generation.served_models import ServedModels
@@ -29,23 +31,31 @@ class ServingGRPCServer(GRPCServer):  # type: ignore[misc]
     """Answers the V2 protocol, Triton's extensions of it, and gRPC's health service.
 
     Args:
+        address: where it listens, an IP address and a port.
+        dataplane: kserve's.
+        repository: kserve's.
         models: what is served.
         interceptors: ours; kserve's makes status codes of what they raise.
         max_message_bytes: largest request accepted; a larger one is answered RESOURCE_EXHAUSTED.
         certificate: for TLS; None for none.
-        options: kserve's own.
+        grace_period: seconds that its connections may take to end.
     """
 
     def __init__(
         self,
-        *options: object,
+        address: str,
+        dataplane: DataPlane,
+        repository: ModelRepositoryExtension,
+        *,
         models: ServedModels,
         interceptors: Sequence[aio.ServerInterceptor],
         max_message_bytes: int,
         certificate: CertificateFiles | None,
         grace_period: int,
     ) -> None:
-        super().__init__(*options, kwargs={}, grace_period=grace_period)
+        port = int(address.rpartition(":")[2])
+        super().__init__(port, dataplane, repository, kwargs={}, grace_period=grace_period)
+        self._address = address
         self._models = models
         self._interceptors = (ExceptionToStatusInterceptor(), *interceptors)
         self._max_message_bytes = max_message_bytes
@@ -61,10 +71,9 @@ class ServingGRPCServer(GRPCServer):  # type: ignore[misc]
         services.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         TritonServicer(self._data_plane, self._models).add_to(server)
         add_HealthServicer_to_server(HealthServicer(self._models), server)
-        address = f"[::]:{self._port}"
         if self._certificate is None:
-            server.add_insecure_port(address)
+            server.add_insecure_port(self._address)
         else:
-            server.add_secure_port(address, grpc_credentials(self._certificate))
+            server.add_secure_port(self._address, grpc_credentials(self._certificate))
         await server.start()
         await server.wait_for_termination()

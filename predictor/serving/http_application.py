@@ -11,6 +11,9 @@ from predictor.api.anthropic.routes import messages_router
 from predictor.api.http.errors import install_error_handlers
 from predictor.api.http.middleware import install_middleware
 from predictor.api.http.unserved import refuse_version, unserved_router
+from predictor.api.llama_server.health import health_router
+from predictor.api.llama_server.infill import infill_router
+from predictor.api.llama_server.tokens import tokens_router
 from predictor.api.open_inference.generate import generate_router
 from predictor.api.open_inference.repository import closed_repository_router
 from predictor.api.openai.embeddings import embeddings_router
@@ -51,6 +54,9 @@ def mount_protocols(
         app.include_router(embeddings_router(models), prefix=prefix)
     app.include_router(messages_router(models, settings.sse_ping_seconds), prefix="/v1")
     for router in (
+        health_router(models),
+        tokens_router(models),
+        infill_router(models, settings.sse_ping_seconds),
         generate_router(models, settings.sse_ping_seconds),
         predict_router(models),
         triton_router(models),

@@ -11,6 +11,7 @@ import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import kserve
@@ -33,6 +34,17 @@ logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 2
 
 
+Address = IPv4Address | IPv6Address
+
+
+def listen_on(config: uvicorn.Config, host: Address) -> None:
+    """Set where a server listens.
+
+    For :: asyncio would listen on IPv6 alone, and without an address on both, as gRPC does for ::.
+    """
+    config.host = None if host == IPv6Address("::") else str(host)  # type: ignore[assignment]
+
+
 class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
     """Refuses to load and unload models on request, which kserve lets anybody do."""
 
@@ -50,12 +62,14 @@ class OpenServer(uvicorn.Server):
 
     Args:
         app: what it serves.
-        port: where.
+        host: the address of `port`.
+        port: where it listens.
         client_seconds: see `BoundedHttpProtocol`.
     """
 
-    def __init__(self, app: ASGIApp, port: int, *, client_seconds: float) -> None:
-        config = uvicorn.Config(app, "0.0.0.0", port, log_config=None, lifespan="off")
+    def __init__(self, app: ASGIApp, host: Address, port: int, *, client_seconds: float) -> None:
+        config = uvicorn.Config(app, port=port, log_config=None, lifespan="off")
+        listen_on(config, host)
         use_bounded_protocol(config, client_seconds)
         super().__init__(config)
 
@@ -73,6 +87,7 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         background: runs beside the servers from the moment they listen; when it fails the server stops, and
             when the server stops it is cancelled.
         drain: waits for running requests on SIGTERM and SIGINT; cancelled by a second signal.
+        host: the address of `http_port`.
         http_port: serves HTTP; over TLS where there is a certificate.
         client_seconds: see `BoundedHttpProtocol`.
         certificate: for TLS over HTTP.
@@ -87,6 +102,7 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         background: Callable[[], Coroutine[Any, Any, None]],
         drain: Callable[[], Coroutine[Any, Any, None]],
         *,
+        host: Address,
         http_port: int,
         client_seconds: float,
         certificate: CertificateFiles | None,
@@ -103,6 +119,7 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
         )
         # kserve takes port 8443 for 8080 where there is a certificate.
         self.http_port = http_port
+        self._host = host
         self._client_seconds = client_seconds
         self._certificate = certificate
         self._renewal: asyncio.Task[None] | None = None
@@ -140,6 +157,7 @@ class DrainingModelServer(kserve.ModelServer):  # type: ignore[misc]
     def setup_event_loop(self) -> None:
         """kserve calls this once it has made its HTTP server, and takes no options for it."""
         super().setup_event_loop()
+        listen_on(self._rest_server.config, self._host)
         use_bounded_protocol(self._rest_server.config, self._client_seconds)
 
     def register_signal_handler(self) -> None:

@@ -8,18 +8,14 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from predictor.chat.format import ChatFormat, Reasoning
-from predictor.chat.template import ChatTemplate
+from predictor.documentation import page
 from predictor.engine.engine import Engine
-from predictor.engine.llama.cpu import is_repacked
-from predictor.formats.advice import log_format
-from predictor.formats.repacking import report_format
-from predictor.generation.embedding import TextEmbedder
-from predictor.generation.text import TextGenerator
 from predictor.serving.startup import StartupPlan
 from predictor.telemetry.startup_times import StartupTimes
 
 if TYPE_CHECKING:
+    from predictor.generation.embedding import TextEmbedder
+    from predictor.generation.text import TextGenerator
     from predictor.telemetry.metrics import EngineMetrics
     from predictor.telemetry.tracing import RequestTracer
 
@@ -38,6 +34,7 @@ class BackgroundLoad:
 
     def __init__(self, plan: StartupPlan, times: StartupTimes) -> None:
         self.name = plan.name
+        self.aliases = plan.aliases
         self.adapters = list(plan.engine.adapters)
         self._plan = plan
         self._times = times
@@ -53,6 +50,12 @@ class BackgroundLoad:
         Raises:
             StartupError: the model or its chat template can't be used.
         """
+        # Not at the top, so that the load begins first.
+        from predictor.chat.format import ChatFormat, Reasoning
+        from predictor.chat.template import ChatTemplate
+        from predictor.generation.embedding import TextEmbedder
+        from predictor.generation.text import TextGenerator
+
         engine = await asyncio.wrap_future(self._engine)
         pooling = self._plan.engine.pooling
         if pooling is not None:
@@ -68,7 +71,12 @@ class BackgroundLoad:
             self.name, engine, chat_format, trust_message_tokens=self._plan.trust_message_tokens
         )
         for weakness in generator.weaknesses():
-            logger.warning("the chat template of %s isn't safe from its users: %s", self.name, weakness)
+            logger.warning(
+                "the chat template of %s isn't safe from its users: %s (%s)",
+                self.name,
+                weakness,
+                page("security#control-tokens-in-what-users-write"),
+            )
         return generator
 
     async def watch(self) -> None:
@@ -95,6 +103,9 @@ class BackgroundLoad:
         """Show this model's metrics in `/metrics`, once, when it has been made available."""
         from prometheus_client import REGISTRY
 
+        from predictor.engine.llama.cpu import is_repacked
+        from predictor.formats.advice import log_format
+        from predictor.formats.repacking import report_format
         from predictor.telemetry.metrics import ModelInfo, register_start
 
         self._times.finish()

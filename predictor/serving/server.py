@@ -9,9 +9,10 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from predictor.serving.addresses import check_ports, in_url, listen_address, local_url, warn_if_open
 from predictor.serving.deferred_imports import import_kserve
 from predictor.serving.loading import BackgroundLoad
-from predictor.serving.startup import StartupPlan, check_ports, local_url, plan_startup
+from predictor.serving.startup import StartupPlan, plan_startup
 from predictor.settings import Settings
 from predictor.telemetry.logs import add_request_fields, configure_logging
 from predictor.telemetry.startup_times import StartupTimes
@@ -39,9 +40,12 @@ def run(settings: Settings) -> int:
         StartupError: the server can't start; the message says what to do.
     """
     times = StartupTimes()
+    # A tenth of the imports' time goes into collections that find nothing; see `publish_and_watch`.
+    gc.disable()
     configure_logging(settings)
     with times.measure("prepare"):
         check_ports(settings)
+        warn_if_open(settings)
         plan = plan_startup(settings)
     # kserve takes longer to import than a small model to load, so both happen at once.
     load = BackgroundLoad(plan, times)
@@ -69,7 +73,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         from predictor.serving.lifecycle import DrainingModelServer
 
     add_request_fields(request_id=current_request_id, path=current_path, api_key=current_caller)
-    models = ServedModels(load.name, load.adapters, load.count_refused)
+    models = ServedModels(load.name, load.adapters, load.count_refused, aliases=load.aliases)
     gate = gate_of(settings, load.count_refused)
     served = mount_protocols(app, models, settings, gate)
 
@@ -79,6 +83,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         # What was imported stays for good: collections hold up the loop, and needn't go through it each time.
         gc.collect()
         gc.freeze()
+        gc.enable()
         logger.info("model %r is ready on %s", load.name, local_url(settings))
         await load.watch()
 
@@ -86,6 +91,7 @@ def _serve(settings: Settings, plan: StartupPlan, load: BackgroundLoad, times: S
         models,
         publish_and_watch,
         lambda: load.drain(settings.grace_period_seconds),
+        host=listen_address(settings),
         http_port=settings.http_port,
         client_seconds=settings.client_timeout_seconds,
         certificate=plan.certificate,
@@ -104,7 +110,12 @@ def _open_server(settings: Settings, app: OpenRoutes) -> OpenServer:
     from predictor.serving.lifecycle import OpenServer
 
     assert settings.open_port is not None
-    return OpenServer(app, settings.open_port, client_seconds=settings.client_timeout_seconds)
+    return OpenServer(
+        app,
+        listen_address(settings),
+        settings.open_port,
+        client_seconds=settings.client_timeout_seconds,
+    )
 
 
 def _grpc_server(
@@ -120,7 +131,7 @@ def _grpc_server(
     from predictor.serving.lifecycle import CLOSE_SECONDS
 
     return ServingGRPCServer(
-        settings.grpc_port,
+        f"{in_url(listen_address(settings))}:{settings.grpc_port}",
         dataplane,
         repository,
         models=models,

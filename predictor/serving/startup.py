@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, fits_s
 from predictor.engine.prefix_store import PrefixStore
 from predictor.errors import StartupError
 from predictor.formats.repacking import gains_from_openblas
-from predictor.models.cache_size import CacheShape, is_recurrent
+from predictor.models.cache_size import CacheShape
 from predictor.models.digest import content_key
 from predictor.models.gguf import GgufHeader
 from predictor.models.gguf_split import read_parts
@@ -41,6 +40,7 @@ class StartupPlan:
 
     Attributes:
         name: the model's name in every protocol.
+        aliases: further names that requests may use.
         engine: what to load and how.
         chat_template: the Jinja source that replaces the model's own, None to keep that.
         trust_message_tokens: whether control tokens in what users write are read.
@@ -52,6 +52,7 @@ class StartupPlan:
     """
 
     name: str
+    aliases: tuple[str, ...]
     engine: EngineConfig
     chat_template: str | None
     trust_message_tokens: bool
@@ -74,7 +75,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
     certificate = _certificate(settings)
     path = resolve_model(settings.model, model_file=settings.model_file)
     parts = read_parts(path)
-    name = settings.model_name or path.stem
+    name, *aliases = settings.model_name or (path.stem,)
     context_tokens = kv_cache_tokens(
         settings.context_tokens,
         sequence_tokens=settings.max_sequence_tokens,
@@ -87,7 +88,8 @@ def plan_startup(settings: Settings) -> StartupPlan:
             f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
         )
     pooling = _pooling(settings, parts)
-    _check_helpers(settings, name, parts[0], pooling)
+    check_names([name, *aliases], settings.lora or ())
+    _check_helpers(settings, parts[0], pooling)
     estimate = _check_memory(settings, parts, context_tokens, pooling)
     logger.info(
         "serving %s (%s, %.0f MiB of weights, %.0f MiB of KV cache for %d tokens) as %r",
@@ -111,6 +113,7 @@ def plan_startup(settings: Settings) -> StartupPlan:
     )
     return StartupPlan(
         name,
+        tuple(aliases),
         config,
         template,
         settings.trust_message_tokens,
@@ -122,13 +125,12 @@ def plan_startup(settings: Settings) -> StartupPlan:
     )
 
 
-def _check_helpers(settings: Settings, name: str, model: GgufHeader, pooling: Pooling | None) -> None:
+def _check_helpers(settings: Settings, model: GgufHeader, pooling: Pooling | None) -> None:
     adapters = settings.lora or ()
     if pooling is not None and adapters:
         raise StartupError(f"{flag('lora')} needs a model that generates text: leave it out, or the pooling")
     if pooling is not None and (settings.draft_ngrams or settings.draft_model is not None):
         raise StartupError(f"{model.path} generates no text, so nothing can be guessed: leave the draft out")
-    check_names(name, adapters)
     for adapter in adapters:
         check_adapter(adapter, model)
 
@@ -151,15 +153,21 @@ def _cache_shape(
     settings: Settings, model: GgufHeader, context_tokens: int, pooling: Pooling | None
 ) -> CacheShape:
     """The context that the engine is going to make; see `predictor.engine.layout.plan_layout`."""
-    slots = (
-        pooling is None
-        and not is_recurrent(model)
-        and fits_slots(
-            context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
-        )
+    slots = pooling is None and fits_slots(
+        context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
     )
-    tokens = max(context_tokens, _batch_tokens(settings, pooling, context_tokens) if pooling else 0)
-    return CacheShape(tokens, settings.max_sequences, slots, settings.kv_cache_type, settings.flash_attention)
+    batch_tokens = _batch_tokens(settings, pooling, context_tokens)
+    guesses = settings.draft_ngrams or settings.draft_model is not None
+    return CacheShape(
+        max(context_tokens, batch_tokens if pooling else 0),
+        settings.max_sequences,
+        slots,
+        settings.kv_cache_type,
+        settings.flash_attention,
+        batch_tokens,
+        settings.full_window,
+        min(settings.draft_tokens, batch_tokens - 2) if guesses else 0,
+    )
 
 
 def _certificate(settings: Settings) -> CertificateFiles | None:
@@ -211,7 +219,10 @@ def _prefix_store(settings: Settings, files: list[Path], context_tokens: int) ->
         context_tokens, sequence_tokens=settings.max_sequence_tokens, sequences=settings.max_sequences
     )
     ranges = settings.max_sequences if slots else 1
-    details = (version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention, str(ranges))
+    details = (
+        *(version("llama-cpp-python"), settings.kv_cache_type, settings.flash_attention),
+        *(str(ranges), str(settings.full_window)),
+    )
     limit = settings.prefix_cache_dir_mib * 2**20
     adapters = {a.name: content_key([a.path], str(a.scale)) for a in settings.lora or ()}
     return PrefixStore(settings.prefix_cache_dir, content_key(files, *details), limit, adapters)
@@ -241,40 +252,11 @@ def _engine_config(settings: Settings, path: Path, context_tokens: int) -> Engin
         gpu_layers=settings.n_gpu_layers,
         flash_attention=settings.flash_attention,
         cache_type=settings.kv_cache_type,
+        full_window=settings.full_window,
         use_mmap=settings.mmap,
         use_mlock=settings.mlock,
         adapters={a.name: AdapterConfig(a.path, a.scale) for a in settings.lora or ()},
     )
-
-
-def local_url(settings: Settings) -> str:
-    """Where a client on this machine finds the server."""
-    scheme = "https" if settings.tls_cert_file else "http"
-    return f"{scheme}://localhost:{settings.http_port}"
-
-
-def check_ports(settings: Settings) -> None:
-    """Make sure that the ports are free.
-
-    gRPC would share a port that is in use without a word, and uvicorn finds out after the load.
-
-    Raises:
-        StartupError: one is in use.
-    """
-    ports = {"http_port": settings.http_port, "open_port": settings.open_port}
-    if settings.enable_grpc:
-        ports["grpc_port"] = settings.grpc_port
-    for field, port in ports.items():
-        if port is None:
-            continue
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError as error:
-                raise StartupError(
-                    f"port {port} can't be used ({error.strerror}): choose another with {flag(field)}"
-                ) from error
 
 
 def _check_traces(settings: Settings) -> None:

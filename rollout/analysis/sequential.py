@@ -47,8 +47,12 @@ class Counts:
 
     @property
     def estimate(self) -> float:
-        """The rate with half a bad and half a good observation added (Krichevsky and Trofimov, 1981)."""
-        return (self.bad + 0.5) / (self.total + 1)
+        """The rate with half a bad and half a good observation added (Krichevsky and Trofimov, 1981).
+
+        Within 0 and 1 also where a look that caught a request between two metrics has made a count negative.
+        """
+        total = max(0.0, self.total)
+        return (min(total, max(0.0, self.bad)) + 0.5) / (total + 1)
 
 
 @dataclass(frozen=True, slots=True)

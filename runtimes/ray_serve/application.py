@@ -38,10 +38,9 @@ def build(settings: Settings) -> serve.Application:
     Raises:
         StartupError: the model's name can't be known before it is loaded.
     """
-    name = model_name(settings)
     options = {
         **settings.model_dump(mode="json", exclude_none=True),
-        "model_name": name,
+        "model_name": model_names(settings),
         "threads": replica_threads(settings),
     }
     engines = {"stable": _engine(STABLE, settings, options, settings.model)}
@@ -61,19 +60,20 @@ def build(settings: Settings) -> serve.Application:
     return gateway(Gateway).bind(engines, settings.max_body_bytes, HOLD_SECONDS)
 
 
-def model_name(settings: Settings) -> str:
-    """The model's name in requests.
+def model_names(settings: Settings) -> tuple[str, ...]:
+    """The model's names in requests.
 
-    Every deployment answers to it, whatever model it holds later, so it must be known without loading one.
+    Every deployment answers to them, whatever model it holds later, so they must be known
+    before one is loaded.
 
     Raises:
-        StartupError: the settings don't tell it.
+        StartupError: the settings tell none.
     """
     if settings.model_name is not None:
         return settings.model_name
     if "://" in settings.model or not settings.model.endswith(".gguf"):
         raise StartupError(f"{settings.model} doesn't tell the model's name: give {flag('model_name')}")
-    return Path(settings.model).stem
+    return (Path(settings.model).stem,)
 
 
 def replica_threads(settings: Settings) -> int:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from predictor.cgroup import default_threads
 from predictor.errors import StartupError
-from predictor.serving.startup import check_ports, local_url, plan_startup
-from predictor.settings import Settings
+from predictor.serving.addresses import EVERYWHERE, check_ports, listen_address, local_url, warn_if_open
+from predictor.serving.startup import plan_startup
+from predictor.settings import Settings, flag
 from predictor.telemetry.logs import configure_logging
 from runtimes.ray_serve.proxy import ENVIRONMENT
 
@@ -46,6 +47,8 @@ def run(settings: Settings) -> int:
     """
     configure_logging(settings)
     check_ports(settings)
+    warn_if_open(settings)
+    _warn_of_grpc(settings)
     plan_startup(settings)
     # For the processes that Ray starts.
     size = {"RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(settings.max_body_bytes)}
@@ -68,6 +71,17 @@ def run(settings: Settings) -> int:
         _drain(settings, signals.second)
         _stop_ray(joins)
     return 0
+
+
+def _warn_of_grpc(settings: Settings) -> None:
+    if settings.enable_grpc and settings.api_key_file is None and listen_address(settings) != EVERYWHERE:
+        logger.warning(
+            "Ray Serve's gRPC proxy listens on all networks whatever %s says: whoever reaches port %d may "
+            "call; give %s, or --no-enable-grpc",
+            flag("host"),
+            settings.grpc_port,
+            flag("api_key_file"),
+        )
 
 
 class _Signals:
@@ -118,7 +132,7 @@ def _deploy(settings: Settings) -> None:
 
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host="0.0.0.0", port=settings.http_port),
+        http_options=HTTPOptions(host=str(listen_address(settings)), port=settings.http_port),
         grpc_options=gRPCOptions(
             port=settings.grpc_port,
             grpc_servicer_functions=[GRPC_SERVICE] if settings.enable_grpc else [],

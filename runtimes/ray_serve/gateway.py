@@ -116,6 +116,7 @@ class Gateway:
             done = True
         finally:
             if not done:
+                first.add_done_callback(_retrieve)
                 first.cancel()
                 stream.cancel()
 
@@ -149,6 +150,12 @@ class Gateway:
     ModelInfer = _grpc_method("ModelInfer")
     RepositoryModelLoad = _grpc_method("RepositoryModelLoad")
     RepositoryModelUnload = _grpc_method("RepositoryModelUnload")
+
+
+def _retrieve(ended: asyncio.Future[Any]) -> None:
+    """How a call ended that its client has left is nobody's business; asyncio would log a traceback."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 def explained(error: Exception) -> PredictorError:

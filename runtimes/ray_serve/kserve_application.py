@@ -39,7 +39,8 @@ class KServeApplication:
 
         assert settings.model_name is not None
         adapters = [adapter.name for adapter in settings.lora or ()]
-        self.models = ServedModels(settings.model_name, adapters, refused)
+        name, *aliases = settings.model_name
+        self.models = ServedModels(name, adapters, refused, aliases=aliases)
         gate = gate_of(settings, refused)
         served = mount_protocols(app, self.models, settings, gate)
         repository = ModelRepository()

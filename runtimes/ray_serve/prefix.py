@@ -9,6 +9,11 @@ import orjson
 
 from predictor.api.anthropic.content import BILLING
 
+# In the order in which the model reads them.
+_TEXTS = (
+    *("tools", "instructions", "system", "sys_msg", "messages", "input", "input_prefix", "prompt"),
+    "text_input",
+)
 BLOCK_CHARACTERS = 256
 """About 60 tokens: shorter shared beginnings aren't worth a detour."""
 
@@ -33,7 +38,7 @@ def prefix_keys(body: bytes) -> tuple[int, ...]:
 
 def _texts(fields: dict[str, Any]) -> Iterator[str]:
     """The texts of a request in any of the protocols, in the order in which the model reads them."""
-    for name in ("tools", "instructions", "system", "sys_msg", "messages", "input", "prompt", "text_input"):
+    for name in _TEXTS:
         # What Claude Code is billed by changes with every request, and the model never sees it.
         yield from (text for text in _strings(fields.get(name)) if not text.startswith(BILLING))
     yield from _strings(fields.get("instances"))

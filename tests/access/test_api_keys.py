@@ -252,10 +252,14 @@ def test_grpc_refuses_everything_but_health(guarded: Server) -> None:
 
 
 def test_health_and_metrics_are_open(guarded: Server) -> None:
-    for path in ("/", "/metrics", "/v2/health/live", "/v2/health/ready", "/v2/models/smol/ready"):
+    open_paths = ("/", "/metrics", "/health", "/v1/health", "/v2/health/live", "/v2/health/ready")
+    for path in (*open_paths, "/v2/models/smol/ready"):
         assert requests.get(guarded.http_url + path, timeout=60).status_code == 200, path
     for path in ("/v2/models/a/b/ready", "//metrics", "/metrics/", "/v2/models/smol/ready/", "/METRICS"):
         assert requests.get(guarded.http_url + path, timeout=60).status_code == 401, path
+    for path in ("/tokenize", "/detokenize", "/apply-template", "/infill"):
+        refused = requests.post(guarded.http_url + path, json={}, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key"), path
 
 
 def test_a_key_at_its_concurrency_limit(guarded: Server) -> None:

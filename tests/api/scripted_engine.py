@@ -60,6 +60,18 @@ class ScriptedEngine:
     ) -> list[int]:
         return list("".join(segment.text for segment in segments).encode())
 
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        return list(text.encode())
+
+    def detokenize(self, tokens: Sequence[int], param: str) -> str:
+        return bytes(tokens).decode("utf-8", "replace")
+
+    def shown_pieces(self, tokens: Sequence[int], param: str) -> list[bytes]:
+        return [bytes([token]) for token in tokens]
+
+    def infill_tokens(self) -> None:
+        return None
+
     def markers(self, source: str) -> frozenset[int]:
         return frozenset()
 

@@ -114,9 +114,9 @@ def test_chat_fields(server: Any, change: dict[str, Any], param: str) -> None:
         ({"logprobs": -1}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
         ({"suffix": "end"}, "suffix"),
+        ({"suffix": "end", "echo": True, "logprobs": 1}, "suffix"),
+        ({"echo": True, "prompt": [10**9]}, "prompt"),
         ({"best_of": 2}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo"),
-        ({"echo": True, "prompt": [1, 2]}, "echo"),
         ({"logit_bias": {"99999999": 1}}, "logit_bias"),
     ],
 )

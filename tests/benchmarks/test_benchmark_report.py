@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import report
-from benchmarks.results import LLAMA_SERVER, OURS, Measurement, Run
+from benchmarks.measure import percentiles
+from benchmarks.results import LLAMA_SERVER, OURS, Measurement, Run, Trial
 from benchmarks.scenarios import DISTINCT, SHARED
 
 
@@ -102,6 +103,23 @@ def test_the_page_holds_what_a_reader_needs(run: Run, tmp_path: Path) -> None:
     assert "| 1 client | kserve-llamacpp | 174 | 192 | 4 | 512 | 2.5 % | 0.0 % |" in text
     assert "![Distinct prompts](benchmarks-distinct.svg)" in text
     assert SHARED.title not in text, "a scenario that was not run has no section"
+
+
+def test_a_percentile_takes_values_beyond_it() -> None:
+    assert percentiles("wait", [1.0] * 16, (50, 90, 95, 99)) == {"wait_p50": 1.0, "wait_p90": 1.0}
+    assert "wait_p95" in percentiles("wait", [1.0] * 20, (50, 95, 99))
+    assert "wait_p99" not in percentiles("wait", [1.0] * 99, (50, 95, 99))
+    assert "wait_p99" in percentiles("wait", [1.0] * 100, (50, 95, 99))
+    assert percentiles("wait", [], (50,)) == {}
+
+
+def test_the_page_says_which_flags_llama_server_got_and_why(run: Run) -> None:
+    trials = {"distinct": [Trial("", 80.0, False), Trial("-b 512", 85.0, True), Trial("-kvu", None, False)]}
+    page = report.render(dataclasses.replace(run, trials=trials), [DISTINCT], {})
+    assert (
+        "llama-server's flags, by output tokens/s, at 8 clients: none 80, `-b 512` 85 (taken), `-kvu` -."
+    ) in page
+    assert "flags, by" not in report.render(run, [DISTINCT], {})
 
 
 def test_tables_are_well_formed(run: Run) -> None:

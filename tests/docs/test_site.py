@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from server_process import Server
 
+from predictor import __version__, documentation
 from predictor.api import predict
 from predictor.api.open_inference import generate, model
 from predictor.settings import Settings, env_var, flag
@@ -53,11 +56,11 @@ class Resources(HTMLParser):
 def test_site_needs_no_network(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 10
-    for page in pages:
+    for file in pages:
         resources = Resources()
-        resources.feed(page.read_text())
+        resources.feed(file.read_text())
         assert resources.found
-        assert not {address for address in resources.found if "//" in address}, page.name
+        assert not {address for address in resources.found if "//" in address}, file.name
     styles = "".join(path.read_text() for path in site.rglob("*.css"))
     assert not re.findall(r"(?:@import|url\()\s*['\"]?https?:[^)]*", styles)
 
@@ -135,3 +138,28 @@ def test_names_in_the_text_exist(page: str) -> None:
     assert [name for name in files if not (ROOT / name).exists()] == []
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code)) <= targets
+
+
+def test_messages_link_to_pages_that_are_published(site: Path) -> None:
+    """And never to files of the repository, which a user of the package doesn't have."""
+    names = {
+        name for path, _ in strings() for name in re.findall(r"""\bpage\(["']([^"']+)""", path.read_text())
+    }
+    assert len(names) >= 3
+    for name in names:
+        path, _, anchor = name.partition("#")
+        assert documentation.page(name).startswith(f"{documentation.SITE}/{__version__}/{path}.html")
+        assert not anchor or f'id="{anchor}"' in (site / f"{path}.html").read_text(), name
+    files = re.compile(r"\b(docs|tests|scripts)/\w|\b\w+\.md\b")
+    assert [(path.name, text) for path, text in strings() if files.search(text) and "://" not in text] == []
+
+
+def strings() -> Iterator[tuple[Path, str]]:
+    """Every text in the code but docstrings."""
+    for package in ("predictor", "rollout", "runtimes"):
+        for path in (ROOT / package).rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
+                    yield path, node.value

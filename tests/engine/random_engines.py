@@ -26,6 +26,7 @@ from predictor.engine.draft_model import DraftModel
 from predictor.engine.engine import Engine
 from predictor.engine.kv_cache import KVCache
 from predictor.engine.llama import Adapter, Batch, Context, ContextParams, Model
+from predictor.engine.past import Past
 from predictor.engine.prefix_cache import PrefixCache
 from predictor.engine.prefix_store import PrefixStore
 from predictor.engine.request import Request, SamplingParams
@@ -33,6 +34,7 @@ from predictor.engine.slot_cache import SlotCache
 from predictor.engine.speculation import Speculator
 from predictor.engine.stream import TokenStream
 from tests.adapter_files import write_adapter
+from tests.family_models import write_family
 from tests.tiny_models import tiny_llama
 
 # Between a token computed in a batch with others, from copied or saved cells, and alone: rounding makes up to
@@ -48,11 +50,13 @@ class Asked:
 
     Attributes:
         tokens, logprobs: of its answer, as far as it went.
+        prompt_logprobs: of its prompt's tokens from the second on, where they were asked for.
     """
 
     request: Request
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
     cancelled: bool = False
 
 
@@ -61,15 +65,20 @@ class World:
 
     Args:
         folder: for the files.
+        family: of the model, which then has no adapters; None for one with full attention.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = tiny_llama(folder / "tiny.gguf").path
-        self.adapters = {
-            name: AdapterConfig(write_adapter(folder / f"{name}.gguf", self.path, seed, strength=0.5))
-            for seed, name in enumerate(("one", "two"))
-        }
+    def __init__(self, folder: Path, family: str | None = None) -> None:
+        self.adapters: dict[str, AdapterConfig] = {}
+        if family is not None:
+            self.path = write_family(folder / "tiny.gguf", family)
+        else:
+            self.path = tiny_llama(folder / "tiny.gguf").path
+            for seed, name in enumerate(("one", "two")):
+                file = write_adapter(folder / f"{name}.gguf", self.path, seed, strength=0.5)
+                self.adapters[name] = AdapterConfig(file)
         self._model = Model(self.path)
+        self.past = self._model.past
         self._adapters: dict[str | None, Adapter | None] = {None: None}
         for name, adapter in self.adapters.items():
             self._adapters[name] = Adapter(self._model, adapter.path, adapter.scale)
@@ -81,11 +90,13 @@ class World:
             threads=1,
             batch_threads=1,
             outputs=LONGEST,
+            rollback=8,
         )
         self._context = Context(self._model, params)
+        self.takes_back = self._context.takes_back(8)
 
     def logprobs(self, asked: Asked) -> list[float]:
-        """Of an answer's tokens, computed with nothing else anywhere."""
+        """Of all tokens of a prompt and its answer but the first, computed with nothing else anywhere."""
         prompt = list(asked.request.prompt)
         tokens = prompt + asked.tokens
         self._context.clear()
@@ -95,8 +106,8 @@ class World:
             self._batch.add([token], position, 0, logits=True)
         self._context.decode(self._batch)
         found = []
-        for index, token in enumerate(asked.tokens):
-            logits = self._context.logits(len(prompt) - 1 + index).astype(np.float64)
+        for index, token in enumerate(tokens[1:]):
+            logits = self._context.logits(index).astype(np.float64)
             highest = logits.max()
             found.append(float(logits[token] - highest - math.log(np.exp(logits - highest).sum())))
         return found
@@ -130,6 +141,7 @@ async def live(world: World, folder: Path, seed: int) -> Counter[str]:
                 seen["answers"] += 1
                 seen["cancelled"] += one.cancelled
                 seen["tokens"] += len(one.tokens)
+                seen["scored"] += len(one.prompt_logprobs)
                 _check_answer(world, one, f"seed {seed}, {options}")
     return seen
 
@@ -144,6 +156,7 @@ def _options(world: World, chance: random.Random, *, crowded: bool) -> dict[str,
         "max_batch_tokens": chance.choice([sequences, 16, 64, 512]) + sequences,
         "host_cache_bytes": chance.choice([0, 2**17, 2**24]),
         "adapters": world.adapters if chance.random() < 0.5 else {},
+        "full_window": chance.random() < 0.3,
     }
     if crowded:
         options["context_tokens"] = LONGEST
@@ -152,9 +165,9 @@ def _options(world: World, chance: random.Random, *, crowded: bool) -> dict[str,
     else:
         options["context_tokens"] = chance.choice([LONGEST, 1024, 4096])
     match chance.randint(0, 2):
-        case 1:
+        case 1 if world.takes_back and (options["max_batch_tokens"] > 9 or not world.past.has_state):
             options["draft_ngrams"] = True
-        case 2:
+        case 2 if world.past is Past.ALL:
             options |= {"draft_model": world.path, "draft_tokens": chance.randint(1, 6)}
     return options
 
@@ -186,9 +199,16 @@ def _tokens(chance: random.Random, count: int) -> tuple[int, ...]:
     return tuple(chance.choices(TOKENS, k=count))
 
 
-def _request(engine: Engine, chance: random.Random, stems: list[tuple[int, ...]]) -> Request:
+def _request(
+    engine: Engine, chance: random.Random, stems: list[tuple[int, ...]], before: list[Asked]
+) -> Request:
+    """Of a beginning that others have too, whole or in part, or the next turn of a chat."""
     stem = chance.choice([(), *stems])
-    prompt = stem[: chance.randint(0, len(stem))] + _tokens(chance, chance.randint(1, 60))
+    if before and chance.random() < 0.5:
+        turn = chance.choice(before)
+        stem = (*turn.request.prompt, *turn.tokens)[: LONGEST - 370]
+    end = len(stem) if chance.random() < 0.5 else chance.randint(0, len(stem))
+    prompt = stem[:end] + _tokens(chance, chance.randint(1, 60))
     params = SamplingParams(
         max_tokens=chance.choice([1, 3, 20, 60, 300, 300]),
         temperature=chance.choice([0.0, 1.0]),
@@ -197,7 +217,7 @@ def _request(engine: Engine, chance: random.Random, stems: list[tuple[int, ...]]
         top_logprobs=0,
     )
     adapter = chance.choice([None, *engine.config.adapters])
-    return Request("r", prompt, params, adapter=adapter)
+    return Request("r", prompt, params, adapter=adapter, scores_prompt=chance.random() < 0.2)
 
 
 async def _serve(engine: Engine, chance: random.Random, stems: list[tuple[int, ...]]) -> list[Asked]:
@@ -205,7 +225,7 @@ async def _serve(engine: Engine, chance: random.Random, stems: list[tuple[int, .
     all_asked: list[Asked] = []
     reading: list[asyncio.Task[None]] = []
     for _ in range(chance.randint(2, 5)):
-        group = [Asked(_request(engine, chance, stems)) for _ in range(chance.randint(1, 5))]
+        group = [Asked(_request(engine, chance, stems, all_asked)) for _ in range(chance.randint(1, 5))]
         streams = engine.submit_all([asked.request for asked in group])
         for asked, stream in zip(group, streams, strict=True):
             until = chance.choice([None, None, None, 0, 2, 10])
@@ -223,6 +243,7 @@ async def _read(asked: Asked, stream: TokenStream, until: int | None) -> None:
     if until == 0:
         stream.cancel()
     async for delta in stream:
+        asked.prompt_logprobs += [entry.logprob for entry in delta.prompt_logprobs]
         asked.tokens += [entry.token for entry in delta.logprobs]
         asked.logprobs += [entry.logprob for entry in delta.logprobs]
         if until is not None and len(asked.tokens) >= until and not asked.cancelled:
@@ -236,7 +257,13 @@ def _check_answer(world: World, asked: Asked, where: str) -> None:
         most = min(request.params.max_tokens or LONGEST, LONGEST - len(request.prompt))
         assert len(asked.tokens) >= min(most, 1), where
     alone = world.logprobs(asked)
-    for place, (said, true) in enumerate(zip(asked.logprobs, alone, strict=True)):
+    scored = len(request.prompt) - 1 if request.scores_prompt else 0
+    if asked.tokens or not asked.cancelled:
+        assert len(asked.prompt_logprobs) == scored, where
+    said_of = [(i, said) for i, said in enumerate(asked.prompt_logprobs)]
+    said_of += [(len(request.prompt) - 1 + i, said) for i, said in enumerate(asked.logprobs)]
+    for place, said in said_of:
+        true = alone[place]
         assert abs(said - true) < TOLERANCE, (
             f"{where}: token {place} of {len(alone)}, adapter {request.adapter}: {said:.4f}, alone {true:.4f}"
         )

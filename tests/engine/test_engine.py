@@ -498,6 +498,9 @@ async def test_every_sampler_of_the_chain_runs(engine: Engine) -> None:
         "xtc": replace(hot, xtc_probability=1.0, xtc_threshold=0.01),
         "dynatemp": replace(hot, dynatemp_range=1.5),
         "penalty": replace(hot, repeat_penalty=2.0),
+        "dry": replace(hot, dry_multiplier=100.0, dry_allowed_length=0, dry_penalty_last_n=-1),
+        "mirostat": replace(hot, mirostat=1, mirostat_tau=0.1),
+        "mirostat 2": replace(hot, mirostat=2, mirostat_tau=0.1),
         "penalty of no tokens": replace(hot, repeat_penalty=2.0, repeat_last_n=0),
     }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from predictor.engine.host_cache import HostCache, SavedPrefix
+from predictor.engine.host_cache import HostCache, Prefix, SavedPrefix
 from predictor.engine.prefix_file import StoredPrefix
 
 
@@ -12,14 +12,20 @@ def saved(*tokens: int, size: int = 10) -> SavedPrefix:
     return SavedPrefix(list(tokens), np.zeros(size, np.uint8))
 
 
+def found(cache: HostCache, tokens: list[int], adapter: str | None = None) -> tuple[Prefix | None, int]:
+    match = cache.match(tokens, adapter)
+    assert match.point is None
+    return match.prefix, match.length
+
+
 def test_the_entry_with_the_longest_common_beginning_matches() -> None:
     cache = HostCache(100)
     short, long = saved(1, 2, 9), saved(1, 2, 3, 4)
     cache.add(short)
     cache.add(long)
-    assert cache.match([1, 2, 3, 7]) == (long, 3)
-    assert cache.match([1, 2, 9, 7]) == (short, 3)
-    assert cache.match([5]) == (None, 0)
+    assert found(cache, [1, 2, 3, 7]) == (long, 3)
+    assert found(cache, [1, 2, 9, 7]) == (short, 3)
+    assert found(cache, [5]) == (None, 0)
 
 
 def test_adapters_have_entries_of_their_own() -> None:
@@ -28,9 +34,9 @@ def test_adapters_have_entries_of_their_own() -> None:
     cache.add(plain)
     cache.add(adapted)
     assert list(cache) == [plain, adapted]
-    assert cache.match([1, 2, 3]) == (plain, 2)
-    assert cache.match([1, 2, 3], "a") == (adapted, 3)
-    assert cache.match([1, 2, 3], "b") == (None, 0)
+    assert found(cache, [1, 2, 3]) == (plain, 2)
+    assert found(cache, [1, 2, 3], "a") == (adapted, 3)
+    assert found(cache, [1, 2, 3], "b") == (None, 0)
 
 
 def test_an_entry_replaces_those_that_it_contains() -> None:
@@ -51,9 +57,9 @@ def test_an_entry_on_disk_outlives_one_in_memory_that_contains_it() -> None:
     durable, longer = stored(1, 2), saved(1, 2, 3)
     cache.add(durable)
     cache.add(longer)
-    assert cache.match([1, 2, 9]) == (longer, 2)
+    assert found(cache, [1, 2, 9]) == (longer, 2)
     cache.add(saved(5))
-    assert cache.match([1, 2, 9]) == (durable, 2)
+    assert found(cache, [1, 2, 9]) == (durable, 2)
     cache.add(stored(1, 2, 3))
     assert durable not in list(cache)
 

@@ -1,7 +1,7 @@
 """The ledger of the fault tests: what was tried, survived and lost, written to docs/reliability.md.
 
-`make test-faults` sets KSERVE_LLAMACPP_FAULT_REPORT to the page. Rows are kept in build/faults.json, so that
-a part of the tests can be run again without losing the others' rows; each row says when it was run.
+`make test-faults` sets KSERVE_LLAMACPP_FAULT_REPORT to the page. Rows are kept in outcomes.json beside this
+file, so that a part of the tests can be run again without losing the others' rows; each says when and where.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 REPORT = "KSERVE_LLAMACPP_FAULT_REPORT"
-ROWS = Path(__file__).parents[2] / "build" / "faults.json"
+ROWS = Path(__file__).with_name("outcomes.json")
 INTRODUCTION = """\
 # Reliability
 
@@ -41,6 +41,7 @@ class Row:
     lost: str
     seen: str
     when: str
+    machine: str
 
 
 Record = Callable[..., None]
@@ -51,7 +52,7 @@ def record(request: pytest.FixtureRequest) -> Record:
     """Notes the outcome of the test's fault, once at its end."""
 
     def note(fault: str, tried: Any, survived: Any, lost: Any, seen: str = "") -> None:
-        row = Row(fault, str(tried), str(survived), str(lost), seen, _now())
+        row = Row(fault, str(tried), str(survived), str(lost), seen, _now(), _machine())
         request.node.stash[_ROW] = row
 
     return note
@@ -71,7 +72,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         row = item.stash.get(_ROW, None)
         if report.failed:
             reason = str(call.excinfo.value).splitlines()[0][:120] if call.excinfo else ""
-            row = Row(item.name, "1", "0", "1", f"failed: {reason}", _now())
+            row = Row(item.name, "1", "0", "1", f"failed: {reason}", _now(), _machine())
         if row is not None:
             _keep(item.nodeid, row)
     return report
@@ -79,8 +80,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def _keep(test: str, row: Row) -> None:
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else {}
-    ROWS.parent.mkdir(exist_ok=True)
-    ROWS.write_text(json.dumps(rows | {test: asdict(row)}, indent=1))
+    ROWS.write_text(json.dumps(rows | {test: asdict(row)}, indent=1) + "\n")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -88,9 +88,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not page or not ROWS.exists():
         return
     rows = json.loads(ROWS.read_text())
-    lines = [INTRODUCTION, f"Machine: {_machine()}. Times are UTC.\n"]
-    lines.append("| Fault | Tried | Survived | Lost | What was seen | Run at |")
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    lines = [INTRODUCTION]
+    lines.append("| Fault | Tried | Survived | Lost | What was seen | Run at (UTC) | On |")
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     lines += ["| " + " | ".join(x.replace("|", "\\|") for x in row.values()) + " |" for row in rows.values()]
     Path(page).write_text("\n".join(lines) + "\n")
 
@@ -102,4 +102,4 @@ def _machine() -> str:
             cpu = line.partition(": ")[2]
             break
     memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} cores of {cpu}, {memory:.0f} GiB of memory, {platform.system()}, no GPU used"
+    return f"{os.cpu_count()} cores of {cpu}, {memory:.0f} GiB"

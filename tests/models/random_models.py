@@ -7,7 +7,6 @@ doesn't like.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import re
 import subprocess
@@ -19,15 +18,19 @@ from typing import Any
 
 import gguf
 
+from benchmarks.random_models import make_model
 from predictor.models.cache_size import CacheShape
 
 WIDTH, HEADS, LAYERS, TOKENS = 256, 2, 4, 128
+BATCH = 64
 SHAPES = [
-    CacheShape(1000),
-    CacheShape(1000, sequences=5),
-    CacheShape(1000, sequences=5, slots=True),
-    CacheShape(1024, sequences=2, number_type="q8_0"),
-    CacheShape(1024, sequences=2, flash_attention="off"),
+    CacheShape(1000, batch_tokens=BATCH),
+    CacheShape(1000, sequences=5, batch_tokens=BATCH, full_window=True),
+    CacheShape(1000, sequences=5, batch_tokens=BATCH),
+    CacheShape(5000, sequences=5, slots=True, batch_tokens=BATCH, rollback=2),
+    CacheShape(5000, sequences=5, slots=True, batch_tokens=BATCH, full_window=True),
+    CacheShape(1024, sequences=2, number_type="q8_0", batch_tokens=BATCH),
+    CacheShape(1024, sequences=2, flash_attention="off", batch_tokens=BATCH),
 ]
 
 # What most architectures ask for; whoever doesn't leaves it.
@@ -229,27 +232,10 @@ def allocated(headers: Sequence[Path], shapes: Sequence[CacheShape]) -> list[lis
 
 
 def _load(path: Path) -> Any:
-    import llama_cpp.llama_cpp as lib
-
-    from predictor.engine.llama.backend import start_backend
     from predictor.engine.llama.model import Model
 
-    class Params(ctypes.Structure):
-        _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-    start_backend()
-    base = ctypes.CDLL(str(next(Path(lib._lib._name).parent.glob("libggml-base.so*"))))
-    base.gguf_init_from_file.restype = ctypes.c_void_p
-    base.gguf_init_from_file.argtypes = [ctypes.c_char_p, Params]
-    metadata = base.gguf_init_from_file(str(path).encode(), Params(no_alloc=True, ctx=None))
-    options = lib.llama_model_default_params()
-    options.n_gpu_layers = 0
-    options.load_mtp = True
-    keep = lib.llama_model_set_tensor_data_t(lambda _tensor, _data: None)
     model: Any = Model.__new__(Model)
-    model.handle = lib.llama_model_init_from_user(metadata, keep, None, options)
-    if not model.handle:
-        sys.exit("llama.cpp can't make the model")
+    model.handle = make_model(path)
     model.n_vocab = TOKENS
     return model
 
@@ -264,13 +250,15 @@ def _sizes(path: str, shapes: list[CacheShape], said: list[str]) -> list[int]:
         said.clear()
         params = ContextParams(
             context_tokens=shape.tokens,
-            batch_tokens=64,
+            batch_tokens=shape.batch_tokens,
             sequences=shape.sequences,
             threads=1,
             batch_threads=1,
             flash_attention=shape.flash_attention,
             cache_type=shape.number_type,
             shared_cells=not shape.slots,
+            full_window=shape.full_window,
+            rollback=shape.rollback,
         )
         Context(model, params).close()
         found = re.findall(r"(?:KV|RS) buffer size = +([0-9.]+) MiB", "\n".join(said))

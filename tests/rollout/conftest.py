@@ -45,7 +45,9 @@ def bench(
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(front.kubeconfig(namespace)))
     bench = Bench(namespace, kubeconfig, front, kserve, crd_server)
+    kserve.awake.set()
     yield bench
+    kserve.awake.clear()
     bench.delete()
 
 

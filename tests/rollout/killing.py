@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster_front import Seen
 from polling import wait_until
+from quick_command import PROGRAM
 from rollout_bench import NEW, OLD, Bench
 
 from rollout import Outcome
@@ -61,7 +62,7 @@ def kill_at(bench: Bench, number: int, *command: str, done: bool, chosen: Chosen
             kill(seen)
 
     bench.front.before, bench.front.after = before, after
-    process = bench.command(*command)
+    process = bench.command(*command, program=PROGRAM)
     started.set()
     _, errors = process.communicate(timeout=300)
     assert "Traceback" not in errors, errors

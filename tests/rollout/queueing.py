@@ -45,6 +45,7 @@ class Behaviour:
         hung: share of requests that never get a token.
         stalled: share of requests whose first token takes 200 s more, though they hold no place.
         crash_s: mean seconds between deaths of each process; 0 for none.
+        fewer_places: by how many the requests are fewer that a replica serves at a time.
     """
 
     errors: float = 0.0
@@ -52,6 +53,7 @@ class Behaviour:
     hung: float = 0.0
     stalled: float = 0.0
     crash_s: float = 0.0
+    fewer_places: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,13 @@ def serve(
     prefill, decode = _PREFILL[kind] * slower, _DECODE[kind] * slower
     hung = random.random(shape) < behaviour.hung
     aside = hung | (random.random(shape) < behaviour.stalled)
-    admitted = _admitted(arrived, np.where(aside, 0.0, prefill + decode), places)
+    patience = 30.0 + random.exponential(max(1e-9, clients.patience_s - 30.0), shape)
+    leaves = arrived + patience
+    held = np.where(aside, 0.0, prefill + decode)
+    admitted = _admitted(arrived, prefill, held, leaves, places - behaviour.fewer_places)
     admitted = np.where(aside, arrived, admitted)
     first = admitted + prefill + np.where(aside, np.where(hung, np.inf, 200.0), 0.0)
-    patience = 30.0 + random.exponential(max(1e-9, clients.patience_s - 30.0), shape)
-    gave_up = np.where(arrived + patience < first, arrived + patience, np.inf)
+    gave_up = np.where(leaves < first, leaves, np.inf)
     first = np.where(np.isfinite(gave_up), np.inf, first)
     return Requests(
         arrived,
@@ -170,8 +174,13 @@ def serve(
     )
 
 
-def _admitted(arrived: Floats, service: Floats, places: int) -> Floats:
-    """When each request gets a place, first come, first served; all replicas in step."""
+def _admitted(arrived: Floats, prefill: Floats, held: Floats, leaves: Floats, places: int) -> Floats:
+    """When each request gets a place, first come, first served; all replicas in step.
+
+    Args:
+        held: for how long it keeps its place; 0 for one that takes none.
+        leaves: when its client gives up, if no token has come by then, which frees its place too.
+    """
     rows = np.arange(len(arrived))
     free = np.full((len(arrived), places), -np.inf)
     admitted = np.full(arrived.shape, np.inf)
@@ -179,8 +188,10 @@ def _admitted(arrived: Floats, service: Floats, places: int) -> Floats:
         place = free.argmin(axis=1)
         start = np.maximum(arrived[:, column], free[rows, place])
         admitted[:, column] = start
-        busy = service[:, column] > 0
-        free[rows[busy], place[busy]] = start[busy] + service[busy, column]
+        given_up = start + prefill[:, column] > leaves[:, column]
+        end = np.where(given_up, leaves[:, column], start + held[:, column])
+        busy = (held[:, column] > 0) & (end > start)
+        free[rows[busy], place[busy]] = end[busy]
     return admitted
 
 
@@ -230,8 +241,11 @@ class Looks:
             return
         before = max(0, look - 1)
         histograms = self._first, self._queue, self._prompt, self._gaps, self._waited
-        for counted in (self._good, self._bad, self._given_up, *histograms):
-            counted[replica, look:] -= counted[replica, before].copy()
+        if (
+            self._started[replica, look] == self._started[replica, before]
+        ):  # the first one since the last look
+            for counted in (self._good, self._bad, self._given_up, *histograms):
+                counted[replica, look:] -= counted[replica, before].copy()
         self._started[replica, look:] = time + 1e6
         self._down[replica, look : look + int(DOWN_S / LOOK_S)] = True
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -17,6 +18,7 @@ from crd_server import CrdServer
 from kserve_stand_in import KServeStandIn, World
 from kubernetes import config
 from polling import wait_until
+from quick_command import run_here
 
 from rollout import Cluster, Outcome, Plan, Rollout
 from rollout.record import RECORD
@@ -149,17 +151,24 @@ class Bench:
         result = self.rollout(Says({percent: Decision.WAIT})).start(NEW, plan)
         assert (result.outcome, result.percent) == (Outcome.PAUSED, percent)
 
-    def command(self, *arguments: str) -> subprocess.Popen[str]:
+    def command(self, *arguments: str, program: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
         """Start a command as a user would."""
-        environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "COLUMNS": "200"}
+        here = str(Path(__file__).parent)
+        environment = {"KUBECONFIG": str(self.kubeconfig), "COLUMNS": "200", "PYTHONPATH": here}
         pipe = subprocess.PIPE
-        return subprocess.Popen([*COMMAND, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            [*program, *arguments], env=os.environ | environment, stdout=pipe, stderr=pipe, text=True
+        )
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Run a command to its end: status, output, errors."""
+    def run_process(self, *arguments: str) -> tuple[int, str, str]:
+        """Run a command as a user would, to its end: status, output, errors."""
         process = self.command(*arguments)
         output, errors = process.communicate(timeout=600)
         return process.returncode, output, errors
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """The same in this process and with shorter pauses, which is many times faster."""
+        return run_here(self.kubeconfig, *arguments)
 
     def percents(self) -> list[int]:
         """The canary's traffic in the order in which it was set on the service."""

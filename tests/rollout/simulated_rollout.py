@@ -17,6 +17,7 @@ from queueing import (
     Rate,
     Requests,
     arrivals,
+    chunks,
     of_run,
     serve,
     steady,
@@ -30,6 +31,8 @@ from rollout.result import Outcome
 from rollout.verdict import Decision, Revision
 
 GOOD = Behaviour()
+# The traffic of so many rollouts is made at once, which is many times faster; more need too much memory.
+AT_ONCE = 20
 
 
 @dataclass(frozen=True)
@@ -89,24 +92,31 @@ class _Source:
 
 
 def rollouts(service: Service, canary: Behaviour, runs: int, seed: int) -> Iterator[Ended]:
-    """So many rollouts; the traffic of all is made at once, since that is many times faster."""
+    """So many rollouts."""
+    for part, size in enumerate(chunks(runs, AT_ONCE)):
+        yield from some_rollouts(service, canary, size, (seed, part))
+
+
+def some_rollouts(service: Service, canary: Behaviour, runs: int, seed: tuple[int, int]) -> Iterator[Ended]:
+    """`AT_ONCE` of them, or what is left; the seed's second number says which."""
     random = np.random.default_rng(seed)
-    traffic = [_traffic(service, canary, percent, runs, random) for percent in (0, *service.steps)]
+    steps = [traffic(service, canary, percent, runs, random) for percent in (0, *service.steps)]
     for run in range(runs):
-        yield _rollout(service, canary, [step[run] for step in traffic], random)
+        yield _rollout(service, canary, [step[run] for step in steps], random)
 
 
 Sides = tuple[Requests, Requests | None]
 
 
-def _traffic(
+def traffic(
     service: Service, canary: Behaviour, percent: int, runs: int, random: np.random.Generator
 ) -> list[Sides]:
+    """What happens at both revisions' replicas in one step of each of so many rollouts."""
     end = WARM_UP_S + (service.step_s if percent else Plan().interval_s)
     rates = [service.rate(random, end) for _ in range(runs)]
     sides = []
-    for share, behaviour in ((100 - percent, GOOD), (percent, canary)):
-        pods = pods_for(service, share, shrinks=service.shrinks or behaviour is canary)
+    for share, behaviour, shrinks in ((100 - percent, GOOD, service.shrinks), (percent, canary, True)):
+        pods = pods_for(service, share, shrinks=shrinks)
         if not share:
             sides.append([None] * runs)
             continue

@@ -31,7 +31,7 @@ from rollout.result import Result, Snapshot
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 USERS = 4
-PLAN = Plan((25, 50, 100), interval_s=5.0, ready_timeout_s=120.0, verdict_timeout_s=600.0)
+PLAN = Plan((25, 50, 100), interval_s=30.0, ready_timeout_s=120.0, verdict_timeout_s=600.0)
 # Wide, for two servers, Envoy and the users share a small machine with whatever else runs on it.
 # Tokens a second apart are still far beyond them.
 LIMITS = {

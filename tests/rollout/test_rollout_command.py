@@ -1,4 +1,4 @@
-"""`kserve-llamacpp rollout` as a process, as users and pipelines run it."""
+"""`kserve-llamacpp rollout`: as a process, as users and pipelines run it, where that makes a difference."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ pytestmark = pytest.mark.timeout(1800)
 START = ("start", NAME, "--model", NEW, *UNJUDGED)
 
 
+@FIRST_KNATIVE
 def test_start_promotes_and_prints_its_progress(bench: Bench, mode: str) -> None:
     bench.create(mode)
-    status, output, errors = bench.run(*START)
+    status, output, errors = bench.run_process(*START)
     assert status == 0, errors
     for percent in (0, 5, 25, 50, 100):
         assert f"chat: progressing at {percent}%" in output
@@ -120,20 +121,15 @@ def test_interrupt_says_how_to_go_on(bench: Bench, mode: str, number: signal.Sig
     assert bench.percents() == [0, 5, 25, 50, 100]
 
 
-def slow(*values: object) -> object:
-    """A case for the slow tests; each takes a process."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--model", NEW, "--steps", "5,3"), "ascending"),
-        slow(("--model", NEW, "--steps", "a"), "whole percentages"),
-        slow(("--model", NEW, "--interval", "soon"), "duration 'soon'"),
-        slow(("--model", NEW, "--interval", "2h"), "longer than the time"),
+        (("--model", NEW, "--steps", "a"), "whole percentages"),
+        (("--model", NEW, "--interval", "soon"), "duration 'soon'"),
+        (("--model", NEW, "--interval", "2h"), "longer than the time"),
         ((), "--model"),
-        slow(("--model", NEW, "--resume"), "--model"),
+        (("--model", NEW, "--resume"), "--model"),
         (("--resume",), "no rollout yet"),
         (("--model", "file.gguf"), "no model reference"),
     ],

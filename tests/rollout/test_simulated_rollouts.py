@@ -11,9 +11,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from queueing import Behaviour, Clients, Looks, arrivals, bursty, serve, steady
+from queueing import MEAN_SERVICE_S, Behaviour, Clients, Looks, arrivals, bursty, serve, steady
 from scenarios import BAD_ONES, GOOD_ONES, Scenario
-from simulated_rollout import GOOD, Service, rollouts
+from simulated_rollout import GOOD, Service, rollouts, traffic
 
 from rollout.analysis.counters import Latency
 from rollout.result import Outcome
@@ -98,15 +98,35 @@ def test_the_models_counters_are_those_of_its_requests() -> None:
         before = total
 
 
+@pytest.mark.parametrize(("shrinks", "stable_replicas"), [(True, 2), (False, 4)])
+def test_an_autoscaler_takes_the_stable_replicas_away_with_their_traffic(
+    shrinks: bool, stable_replicas: int
+) -> None:
+    random = np.random.default_rng(6)
+    ((stable, canary),) = traffic(Service(shrinks=shrinks, step_s=60.0), GOOD, 50, 1, random)
+    assert canary is not None
+    assert [len(stable.arrived), len(canary.arrived)] == [stable_replicas, 2]
+
+
+def test_clients_that_give_up_free_their_place() -> None:
+    """So that what a replica can't serve is what it is offered beyond its capacity, and no more."""
+    random = np.random.default_rng(7)
+    end = 4000.0
+    arrived = arrivals(random, [steady(random, end)] * 20, 1, 4 * 1.3 / MEAN_SERVICE_S, end)
+    served = serve(random, arrived, 4, GOOD, Clients())
+    late = np.isfinite(arrived) & (arrived > end / 2)
+    assert np.isfinite(served.gave_up[late]).mean() == pytest.approx(0.3 / 1.3, abs=0.03)
+
+
 def test_a_crash_begins_the_counters_anew() -> None:
     random = np.random.default_rng(5)
     arrived = arrivals(random, [steady(random, 600.0)], 1, 2.0, 600.0)
     served = serve(random, arrived, 4, GOOD, Clients())
-    served.crashes = [np.array([305.0])]
+    served.crashes = [np.array([305.0, 308.0])]
     looks = Looks(random, served, 60, lost=0.0)
     before, after = looks.at(30)["pod-0"], looks.at(34)["pod-0"]
     assert before.counters is not None
     assert after.counters is not None
-    assert after.counters.good < before.counters.good
+    assert 0 < after.counters.good < before.counters.good
     assert after.started > before.started
     assert "pod-0" not in looks.at(31)

@@ -42,3 +42,12 @@ def test_an_earlier_import_stays_as_it_is() -> None:
 
 def test_other_modules_get_the_real_pandas() -> None:
     assert run("import_kserve(); import pandas.core.frame; print(pandas.DataFrame({'a': [1]}).a[0])") == "1"
+
+
+def test_the_generated_classes_come_when_somebody_asks_for_one() -> None:
+    code = (
+        "import_kserve(); import sys; print(any(n.startswith('kserve.models') for n in sys.modules))\n"
+        "from kserve import ApiException, V1beta1InferenceService\n"
+        "print(ApiException.__module__, V1beta1InferenceService.__module__)"
+    )
+    assert run(code).split() == ["False", "kserve.exceptions", "kserve.models.v1beta1_inference_service"]

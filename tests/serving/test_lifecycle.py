@@ -70,6 +70,8 @@ def assert_not_ready_everywhere(server: Server) -> None:
     ready = httpx.get(server.ready_url, timeout=PATIENCE)
     assert (ready.status_code, "retry-after" in ready.headers) == (503, True)
     assert httpx.get(f"{server.http_url}/v2/health/ready", timeout=PATIENCE).status_code == 503
+    health = httpx.get(f"{server.http_url}/health", timeout=PATIENCE)
+    assert (health.status_code, health.json()["error"]["code"]) == (503, "unavailable")
     assert httpx.get(f"{server.http_url}/v2/health/live", timeout=PATIENCE).status_code == 200
     prompt = {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["Hi"]}
     for path, body in (

@@ -13,9 +13,9 @@ from predictor.api.http.errors import error_response
 from predictor.errors import RateLimited, Unauthenticated
 
 # What probes and Prometheus ask for; none of it tells what anybody sent.
-_OPEN = re.compile(r"/|/metrics|/v2/health/(live|ready)|/v2/models/[^/]+/ready")
+_OPEN = re.compile(r"/|/metrics|(/v1)?/health|/v2/health/(live|ready)|/v2/models/[^/]+/ready")
 # The chat page is a few files that anybody may have; what it asks for needs the key.
-_PAGE = re.compile(r"/|/ui/[^/]+")
+_PAGE = re.compile(r"/|/ui/[\w./-]+")
 _READING = ("GET", "HEAD")
 _OPEN_PORT = "kserve_llamacpp.open_port"
 

@@ -21,6 +21,7 @@ def engine_requests(
     marks: Mapping[int, bytes] | None = None,
     *,
     wants_progress: bool = False,
+    scores_prompt: bool = False,
 ) -> list[Request]:
     """One engine request per choice, prompt by prompt. Choices of one prompt get different seeds.
 
@@ -43,6 +44,7 @@ def engine_requests(
             make_constraint() if make_constraint else None,
             marks=marks or {},
             wants_progress=wants_progress,
+            scores_prompt=scores_prompt,
         )
         for i, prompt in enumerate(prompts)
         for k in range(choices)

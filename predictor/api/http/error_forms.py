@@ -116,6 +116,8 @@ _BY_PATH = (
     (re.compile(r"(/openai)?/v1/responses(/.*)?"), RESPONSES),
     (re.compile(r"/v1/models/.*:(predict|explain)"), KSERVE),
     (re.compile(r"/openai/.*|/v1/.*"), OPENAI),
+    # llama-server's and vLLM's own routes, whose errors are OpenAI's there too.
+    (re.compile(r"/health|/tokenize|/detokenize|/apply-template|/infill"), OPENAI),
 )
 
 

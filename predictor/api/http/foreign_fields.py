@@ -40,7 +40,6 @@ class ForeignField:
 
 _LEAVE_OUT = "leave it out"
 _OTHERS = "leave it out, and use temperature, top_k, top_p, min_p, typical_p, top_n_sigma or xtc_probability"
-_PENALTIES = "leave it out, and use repeat_penalty, presence_penalty or frequency_penalty"
 _DEFAULT_ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 _BOUND = "leave it out, and bound the answer with max_tokens"
 _TOKENS = "give the text to stop at in stop"
@@ -55,10 +54,8 @@ FOREIGN_FIELDS: Mapping[str, ForeignField] = {
     "bad_words": ForeignField("forbid their tokens with logit_bias"),
     "custom_logit_processor": ForeignField(_LEAVE_OUT),
     "custom_params": ForeignField(_LEAVE_OUT),
-    "dry_multiplier": ForeignField(_PENALTIES),
     "logits_processors": ForeignField(_LEAVE_OUT),
     "min_keep": ForeignField(_OTHERS, (0, 1)),
-    "mirostat": ForeignField(_OTHERS),
     "samplers": ForeignField(
         "leave it out: the order is llama.cpp's own", ("edskypmxt", list(_DEFAULT_ORDER), "", [])
     ),
@@ -113,7 +110,7 @@ FOREIGN_FIELDS: Mapping[str, ForeignField] = {
     "logprob_token_ids": ForeignField("ask for top_logprobs"),
     "n_probs": ForeignField("ask for logprobs and top_logprobs"),
     "post_sampling_probs": ForeignField("leave it out: log-probabilities are the model's own"),
-    "prompt_logprobs": ForeignField("leave it out: prompts have no log-probabilities here", ()),
+    "prompt_logprobs": ForeignField("use echo with logprobs on /v1/completions", ()),
     "response_fields": ForeignField("leave it out, and pick the fields yourself"),
     "return_full_text": ForeignField("use echo on /v1/completions"),
     "return_hidden_states": ForeignField("leave it out, or serve an embedding model"),

@@ -12,7 +12,7 @@ from predictor.api.http.errors import describe_validation
 from predictor.api.http.fields import Integer, is_unicode
 from predictor.api.http.foreign_fields import refuse_foreign
 from predictor.api.http.sizes import check_biases, check_stop_strings
-from predictor.engine.request import MAX_BIAS, SamplingParams
+from predictor.engine.request import MAX_BIAS, MAX_BREAKERS, SamplingParams
 from predictor.errors import InvalidRequest
 
 PROTOCOL_PARAMETERS = frozenset(
@@ -40,6 +40,20 @@ def _stop_strings(value: Any) -> Any:
     if not all(is_unicode(text) for text in strings):
         raise ValueError("must be valid Unicode text")
     return [text for text in strings if text]
+
+
+def _breakers(value: Any) -> Any:
+    """Protocols with scalars carry a JSON array as text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            value = None
+    if not isinstance(value, list) or not all(isinstance(text, str) and is_unicode(text) for text in value):
+        raise ValueError("must be a list of strings")
+    if len(value) > MAX_BREAKERS:
+        raise ValueError(f"must have at most {MAX_BREAKERS} strings")
+    return value
 
 
 def _token_biases(value: Any) -> Any:
@@ -98,6 +112,14 @@ class SamplingFields(BaseModel):
     xtc_threshold: float | None = None
     dynatemp_range: float | None = None
     dynatemp_exponent: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Integer | None = None
+    dry_penalty_last_n: Integer | None = None
+    dry_sequence_breakers: Annotated[list[str] | None, BeforeValidator(_breakers)] = None
+    mirostat: Integer | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
     repeat_penalty: float | None = None
     repeat_last_n: Integer | None = None
     presence_penalty: float | None = None
@@ -136,6 +158,8 @@ class SamplingFields(BaseModel):
         }
         given.setdefault("max_tokens", default_max_tokens)
         given["stop"] = tuple(given.get("stop", ()))
+        if "dry_sequence_breakers" in given:
+            given["dry_sequence_breakers"] = tuple(given["dry_sequence_breakers"])
         return SamplingParams(**_plain(given), top_logprobs=top_logprobs)
 
     @classmethod
@@ -188,7 +212,7 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_TEXT_FIELDS = frozenset({"stop", "logit_bias"})
+_TEXT_FIELDS = frozenset({"stop", "logit_bias", "dry_sequence_breakers"})
 
 
 def _number(name: str, value: Any) -> Any:

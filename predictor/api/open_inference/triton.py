@@ -71,8 +71,9 @@ class TritonExtensions:
         """
         if name and name not in self._models.names:
             raise ModelNotFound(f"model {name!r} is not served here", param="model")
-        names = [name] if name else [name for name in self._models.names if self._models.parent(name) is None]
-        return {"model_stats": [_statistics(name, model_figures(name)) for name in names]}
+        asked = name or self._models.names[0]
+        figures = model_figures(self._models.main_name(asked))
+        return {"model_stats": [_statistics(asked, figures)]}
 
 
 def triton_router(models: ServedModels) -> APIRouter:

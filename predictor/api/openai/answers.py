@@ -202,7 +202,7 @@ def chat_logprobs(entries: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
 
 
 def _chat_logprob(entry: TokenLogprob) -> dict[str, Any]:
-    return {"token": _token_text(entry), "logprob": _finite(entry.logprob), "bytes": list(entry.piece)}
+    return {"token": _text(entry.piece), "logprob": _finite(entry.logprob), "bytes": list(entry.piece)}
 
 
 class TextLogprobs:
@@ -216,29 +216,43 @@ class TextLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
-    def of(self, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """OpenAI's four parallel lists for the next tokens."""
+    def of(self, entries: Sequence[TokenLogprob], first_piece: bytes | None = None) -> dict[str, Any]:
+        """OpenAI's four parallel lists for the next tokens.
+
+        Args:
+            entries: of the tokens.
+            first_piece: bytes of a token before them that has no log-probability; None for no such token.
+        """
+        first = [] if first_piece is None else [first_piece]
+        none = [None] * len(first)
         offsets: list[int] = []
-        for entry in entries:
+        for piece in (*first, *(entry.piece for entry in entries)):
             offsets.append(self._offset)
-            self._offset += len(self._decoder.decode(entry.piece))
+            self._offset += len(self._decoder.decode(piece))
         return {
-            "tokens": [_token_text(entry) for entry in entries],
-            "token_logprobs": [_finite(entry.logprob) for entry in entries],
-            "top_logprobs": [
-                {_token_text(top): _finite(top.logprob) for top in (*entry.top, entry)} for entry in entries
-            ],
+            "tokens": [_text(piece) for piece in (*first, *(entry.piece for entry in entries))],
+            "token_logprobs": [*none, *(_finite(entry.logprob) for entry in entries)],
+            "top_logprobs": [*none, *map(_top_logprobs, entries)],
             "text_offset": offsets,
         }
 
 
 def wants_chunk(delta: Delta) -> bool:
     """Whether a delta has anything to show before its end."""
-    return bool(delta.text or delta.logprobs)
+    return bool(delta.text or delta.logprobs or delta.prompt_logprobs)
 
 
-def _token_text(entry: TokenLogprob) -> str:
-    return entry.piece.decode("utf-8", errors="replace")
+def _top_logprobs(entry: TokenLogprob) -> dict[str, float]:
+    """A value for each text, the likeliest token's where several have the same one."""
+    best: dict[str, float] = {}
+    for top in (*entry.top, entry):
+        text = _text(top.piece)
+        best[text] = max(_finite(top.logprob), best.get(text, _LOWEST_LOGPROB))
+    return best
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode("utf-8", errors="replace")
 
 
 def _finite(logprob: float) -> float:

@@ -88,14 +88,7 @@ async def _embed(embedder: TextEmbedder, body: EmbeddingsRequest) -> dict[str, A
     items = body.inputs()
     tokens = iter(await embedder.tokenize_all([item for item in items if isinstance(item, str)]))
     inputs = [next(tokens) if isinstance(item, str) else item for item in items]
-    results = await embedder.embed(inputs, _request_id())
-    size = len(results[0].vector)
-    if body.dimensions not in (None, size):
-        raise InvalidRequest(
-            f"the model's embeddings have {size} dimensions and can't be given {body.dimensions}: leave "
-            "dimensions out",
-            param="dimensions",
-        )
+    results = await embedder.embed(inputs, _request_id(), body.dimensions)
     encode = _as_base64 if body.encoding_format == "base64" else _as_list
     data = [
         {"object": "embedding", "index": i, "embedding": encode(result)} for i, result in enumerate(results)

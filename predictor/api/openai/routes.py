@@ -21,8 +21,9 @@ from predictor.api.http.streaming import DONE, EventStream, Pings, ending_with_e
 from predictor.api.openai.answer_form import read_answer_form
 from predictor.api.openai.answers import ChunkWriter, Envelope, TextLogprobs, Usage, wants_chunk
 from predictor.api.openai.chat import chat_completion
+from predictor.api.openai.echo import Echo, read_echoes
 from predictor.api.openai.types import ChatCompletionRequest, CompletionRequest, Prompt
-from predictor.errors import InvalidRequest
+from predictor.generation.infill import Gap, infill_prompts
 from predictor.generation.served_models import ServedModels
 from predictor.generation.streams import RequestStream
 from predictor.generation.text import Completion, TextGenerator
@@ -65,14 +66,18 @@ async def _complete(generator: TextGenerator, body: CompletionRequest, pings: Pi
     generator.check_count(body.prompt_count * body.choices)
     params = body.params()
     texts = body.prompts()
-    tokens = iter(await generator.tokenize_all([text for text in texts if isinstance(text, str)]))
-    prompts = [next(tokens) if isinstance(text, str) else text for text in texts]
-    echoes = _echoes(texts, body)
+    prompts = await _tokens(generator, body, texts)
+    echoes = read_echoes(generator, body, texts, prompts)
     form = read_answer_form(body)
     make_constraint = None if form is None else await generator.constraints.whole(form.grammar)
     headers = not_enforced_header(make_constraint.not_enforced if make_constraint else ())
     requests = engine_requests(
-        prompts, params, body.choices, make_constraint, wants_progress=body.wants_progress
+        prompts,
+        params,
+        body.choices,
+        make_constraint,
+        wants_progress=body.wants_progress,
+        scores_prompt=body.scores_prompt,
     )
     envelope = Envelope.new("cmpl", "text_completion", generator.name)
     if body.stream:
@@ -88,17 +93,27 @@ async def _complete(generator: TextGenerator, body: CompletionRequest, pings: Pi
     return _json(envelope.whole(choices, Usage.of(results, body.choices)), headers)
 
 
+async def _tokens(
+    generator: TextGenerator, body: CompletionRequest, texts: Sequence[Prompt]
+) -> list[tuple[int, ...]]:
+    if body.suffix:
+        return await infill_prompts(generator, [Gap(text, body.suffix) for text in texts], "suffix")
+    tokens = iter(await generator.tokenize_all([text for text in texts if isinstance(text, str)]))
+    return [next(tokens) if isinstance(text, str) else text for text in texts]
+
+
 async def _text_events(
     streams: Sequence[RequestStream],
     writer: ChunkWriter,
     usage: Usage | None,
     body: CompletionRequest,
-    echoes: Sequence[str],
+    echoes: Sequence[Echo],
 ) -> AsyncGenerator[bytes, None]:
     logprobs = [TextLogprobs() for _ in streams] if body.logprobs is not None else None
     for index, echo in enumerate(echoes):
-        if echo:
-            yield writer.text(index, echo, None, None)
+        if echo.text:
+            entries = logprobs[index].of((), echo.first_piece) if logprobs else None
+            yield writer.text(index, echo.text, entries, None)
     async for index, delta in interleaved(streams):
         if delta.progress is not None:
             yield writer.progress(index, b'"text":""', delta.progress)
@@ -108,27 +123,20 @@ async def _text_events(
             usage.completion_tokens += delta.completion_tokens
             usage.cached_tokens += delta.cached_tokens if index % body.choices == 0 else 0
         if finish is not None or wants_chunk(delta):
-            entries = logprobs[index].of(delta.logprobs) if logprobs else None
+            scored = (*delta.prompt_logprobs, *delta.logprobs)
+            entries = logprobs[index].of(scored) if logprobs else None
             yield writer.text(index, delta.text, entries, finish.value if finish else None)
     if usage is not None:
         yield writer.usage(usage)
     yield DONE
 
 
-def _echoes(texts: Sequence[Prompt], body: CompletionRequest) -> list[str]:
-    """The text to put before each choice."""
-    if not body.echo:
-        return [""] * len(texts) * body.choices
-    if not all(isinstance(text, str) for text in texts):
-        raise InvalidRequest("echo needs the prompt as text, not as token ids", param="echo")
-    return [str(text) for text in texts for _ in range(body.choices)]
-
-
-def _text_choice(index: int, result: Completion, echo: str, with_logprobs: bool) -> dict[str, Any]:
+def _text_choice(index: int, result: Completion, echo: Echo, with_logprobs: bool) -> dict[str, Any]:
+    scored = (*result.prompt_logprobs, *result.logprobs)
     return {
         "index": index,
-        "text": echo + result.text,
-        "logprobs": TextLogprobs().of(result.logprobs) if with_logprobs else None,
+        "text": echo.text + result.text,
+        "logprobs": TextLogprobs().of(scored, echo.first_piece) if with_logprobs else None,
         "finish_reason": result.finish_reason.value,
     }
 
@@ -142,7 +150,11 @@ def _model(models: ServedModels, name: str) -> dict[str, Any]:
         "parent": models.parent(name),
     }
     capabilities = models.capabilities(name)
-    return entry if capabilities is None else {**entry, "capabilities": capabilities}
+    if capabilities is None:
+        return entry
+    # The length is under vLLM's name and OpenRouter's, for which most clients look.
+    length = models.context_tokens(name)
+    return {**entry, "capabilities": capabilities, "max_model_len": length, "context_length": length}
 
 
 def _json(payload: dict[str, Any], headers: dict[str, str]) -> Response:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from predictor.api.chat.fields import TemplateVariables
-from predictor.api.http.fields import WHOLE, Integer, is_unicode
+from predictor.api.http.fields import WHOLE, Integer, Text, is_unicode
 from predictor.api.openai.answer_form import AnswerFormFields
 from predictor.engine.request import MAX_LOGPROBS, SamplingParams
 from predictor.errors import InvalidRequest
@@ -126,8 +126,13 @@ class CompletionRequest(GenerationRequest):
     prompt: Any
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     echo: bool | None = None
-    suffix: str | None = None
+    suffix: Text | None = None
     best_of: Integer | None = None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's tokens come back with their log-probabilities."""
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def prompt_count(self) -> int:
@@ -154,12 +159,10 @@ class CompletionRequest(GenerationRequest):
         Raises:
             InvalidRequest: a value is out of range, or a field is not supported yet.
         """
-        if self.suffix:
-            raise _unsupported("suffix")
+        if self.suffix and self.scores_prompt:
+            raise InvalidRequest("echo together with logprobs can't be used with suffix", param="suffix")
         if self.best_of is not None and self.best_of > 1:
             raise _unsupported("best_of", "only 1 is")
-        if self.echo and self.logprobs is not None:
-            raise InvalidRequest("echo together with logprobs is not supported", param="echo")
         return self.to_params(DEFAULT_COMPLETION_TOKENS, top_logprobs=self.logprobs)
 
 

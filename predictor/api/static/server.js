@@ -30,7 +30,7 @@ export async function* streamChat(body, apiKey, signal) {
     await fetch("v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json", ...headers(apiKey) },
-      body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
+      body: JSON.stringify({ ...body, stream: true, return_progress: true, stream_options: { include_usage: true } }),
       signal,
     }),
   );

@@ -42,7 +42,15 @@ class Batch:
         """Forget all tokens."""
         self.size = 0
 
-    def add(self, tokens: Sequence[int], position: int, sequence_id: int, *, logits: bool) -> int:
+    def add(
+        self,
+        tokens: Sequence[int],
+        position: int,
+        sequence_id: int,
+        *,
+        logits: bool,
+        all_logits: bool = False,
+    ) -> int:
         """Append consecutive tokens of one sequence.
 
         Args:
@@ -50,6 +58,7 @@ class Batch:
             position: of the first of them in the sequence.
             sequence_id: whose they are.
             logits: whether the last of them needs logits.
+            all_logits: whether each of them does.
 
         Returns:
             The index of the last of them in the batch, which is where its logits will be.
@@ -60,8 +69,8 @@ class Batch:
         self._tokens[start:end] = tokens
         self._positions[start:end] = np.arange(position, position + len(tokens))
         self._sequence_ids[start:end] = sequence_id
-        self._wants_logits[start:end] = 0
-        self._wants_logits[end - 1] = logits
+        self._wants_logits[start:end] = all_logits
+        self._wants_logits[end - 1] = logits or all_logits
         self.size = end
         return end - 1
 

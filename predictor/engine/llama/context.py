@@ -16,6 +16,7 @@ from predictor.engine.llama.adapter import Adapter
 from predictor.engine.llama.backend import Owner, pointer_to, recent_errors
 from predictor.engine.llama.batch import Batch
 from predictor.engine.llama.model import Model
+from predictor.engine.past import Past
 from predictor.errors import EngineFailure, ModelLoadError
 
 _CACHE_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
@@ -53,8 +54,10 @@ class ContextParams:
         batch_threads: threads for batches.
         flash_attention: auto, on or off.
         cache_type: of keys and values: f16 or q8_0.
+        full_window: keep all cells of layers with a sliding window, instead of those that it still sees.
         shared_cells: one pool of cells for all sequences, of which any may grow and several may hold the
             same; otherwise each has an equal part.
+        rollback: tokens that can be taken back of a recurrent state, where the model can that at all.
         outputs: most tokens of one decode that get logits; 0 for one of each sequence.
         pooling: mean, cls, last or rank for vectors of whole sequences instead of logits.
     """
@@ -66,7 +69,9 @@ class ContextParams:
     batch_threads: int
     flash_attention: str = "auto"
     cache_type: str = "f16"
+    full_window: bool = False
     shared_cells: bool = True
+    rollback: int = 0
     outputs: int = 0
     pooling: str | None = None
 
@@ -103,6 +108,8 @@ class Context(Owner):
         options.type_k = options.type_v = _CACHE_TYPES[params.cache_type]
         options.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
         options.kv_unified = params.shared_cells
+        options.swa_full = params.full_window
+        options.n_rs_seq = params.rollback
         # llama.cpp keeps the pointers, so the flag must live as long as the context.
         self._abort = abort
         if abort is not None:
@@ -117,6 +124,8 @@ class Context(Owner):
                 "try a smaller --context-tokens"
             )
         self._memory = lib.llama_get_memory(self.handle)
+        self._past, self._window = model.past, model.window
+        self._rollback = int(lib.llama_n_rs_seq(self.handle))
         self._adapter: Adapter | None = None
         self._row = ctypes.c_float * model.n_vocab
         is_score = params.pooling == "rank"
@@ -194,20 +203,48 @@ class Context(Owner):
         """Make `target` share the cells of `source` at positions start to end; in one pool only."""
         lib.llama_memory_seq_cp(self._memory, source, target, start, end)
 
-    def save(self, sequence_id: int) -> npt.NDArray[np.uint8]:
-        """A copy of a sequence's cells in llama.cpp's own format."""
-        size = lib.llama_state_seq_get_size(self.handle, sequence_id)
+    def takes_back(self, tokens: int) -> bool:
+        """Whether so many tokens that a decode just computed for a sequence can be removed again."""
+        return not self._past.has_state or tokens <= self._rollback
+
+    def least_length(self, sequence_id: int) -> int:
+        """The shortest beginning of a sequence to which `remove` can cut it."""
+        first = int(lib.llama_memory_seq_pos_min(self._memory, sequence_id))
+        if self._past is Past.ALL or first < 0:
+            return 0
+        if self._past.has_state:
+            return int(lib.llama_memory_seq_pos_max(self._memory, sequence_id)) + 1
+        # The token behind the cut looks at itself and the `window - 1` before it.
+        return first + self._window - 1 if first else 0
+
+    def save(self, sequence_id: int, *, partial: bool = False) -> npt.NDArray[np.uint8]:
+        """A copy of a sequence's cells in llama.cpp's own format.
+
+        Args:
+            sequence_id: whose.
+            partial: only what can't be cut: the sliding windows' cells or the recurrent layers' state.
+        """
+        flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if partial else lib.LLAMA_STATE_SEQ_FLAGS_NONE
+        size = lib.llama_state_seq_get_size_ext(self.handle, sequence_id, flags)
         # Pages of its own: freed states of many sizes would leave holes of tens of MiB in malloc's memory.
         state = np.frombuffer(mmap(-1, max(size, 1), MAP_PRIVATE | MAP_ANONYMOUS), np.uint8)
-        written = lib.llama_state_seq_get_data(
-            self.handle, pointer_to(state, ctypes.c_uint8), size, sequence_id
+        written = lib.llama_state_seq_get_data_ext(
+            self.handle, pointer_to(state, ctypes.c_uint8), size, sequence_id, flags
         )
         return state[:written]
 
-    def restore(self, sequence_id: int, state: npt.NDArray[np.uint8]) -> bool:
-        """Give a sequence the cells of a saved state; False where llama.cpp can't read it or has no room."""
+    def restore(self, sequence_id: int, state: npt.NDArray[np.uint8], *, partial: bool = False) -> bool:
+        """Give a sequence the cells of a saved state; False where llama.cpp can't read it or has no room,
+        then it has none.
+
+        Args:
+            sequence_id: whose cells are replaced, in part where the state is partial.
+            state: what `save` gave.
+            partial: as it was saved.
+        """
+        flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if partial else lib.LLAMA_STATE_SEQ_FLAGS_NONE
         pointer = pointer_to(state, ctypes.c_uint8)
-        read = lib.llama_state_seq_set_data(self.handle, pointer, state.nbytes, sequence_id)
+        read = lib.llama_state_seq_set_data_ext(self.handle, pointer, state.nbytes, sequence_id, flags)
         if read == 0:
             self.remove(sequence_id)
         return bool(read > 0)

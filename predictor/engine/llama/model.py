@@ -10,11 +10,16 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
+from predictor.engine.infill_tokens import InfillTokens
 from predictor.engine.llama.backend import Owner, recent_errors, start_backend
 from predictor.engine.llama.tokenizer import Tokenizer
+from predictor.engine.past import Past
 from predictor.engine.special_tokens import Segment
 from predictor.engine.vocabulary import Vocabulary
 from predictor.errors import ModelLoadError
+
+# Their caches of compressed tokens can't be put back without the tokens between two of them.
+WITHOUT_RESUMING = {"deepseek4"}
 
 
 class Model(Owner):
@@ -56,14 +61,27 @@ class Model(Owner):
         self._pieces: dict[int, bytes] = {}
 
     @property
-    def can_cut_prefix(self) -> bool:
-        """Whether a sequence's cache can be shortened to any prefix: not so in recurrent models and
-        in sliding-window ones."""
-        return not (
-            lib.llama_model_is_recurrent(self.handle)
-            or lib.llama_model_is_hybrid(self.handle)
-            or lib.llama_model_n_swa(self.handle) > 0
-        )
+    def past(self) -> Past:
+        """Where a sequence's cache can be shortened."""
+        if lib.llama_model_is_recurrent(self.handle):
+            return Past.STATE
+        if lib.llama_model_is_hybrid(self.handle):
+            return Past.PARTLY_STATE
+        return Past.WINDOW if self.window else Past.ALL
+
+    @property
+    def window(self) -> int:
+        """How many tokens the layers with a sliding window look at; 0 where there are none."""
+        return int(lib.llama_model_n_swa(self.handle))
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a sequence can be continued from an earlier place at all."""
+        return self.metadata("general.architecture") not in WITHOUT_RESUMING
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token structures text and is none, such as the start of a message."""
+        return bool(lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL)
 
     @property
     def can_generate(self) -> bool:
@@ -75,11 +93,21 @@ class Model(Owner):
         """False for encoders, in which a token sees those behind it too."""
         return self.metadata(f"{self.metadata('general.architecture')}.attention.causal") != "false"
 
+    @property
+    def vocab_handle(self) -> Any:
+        """llama.cpp's pointer to the vocabulary."""
+        return self._vocab
+
     def metadata(self, key: str) -> str:
         """A value of the GGUF header as text, "" where there is none; long ones are cut."""
         buffer = ctypes.create_string_buffer(256)
         lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers in the vector of a text."""
+        return int(lib.llama_model_n_embd_out(self.handle))
 
     @property
     def size_bytes(self) -> int:
@@ -146,10 +174,27 @@ class Model(Owner):
             token
             for text in texts
             for token in self.tokenize(text, add_special=False, parse_special=True)
-            if not self.is_end(token)
-            and lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL
+            if not self.is_end(token) and self.is_control(token)
         }
         return {token: lib.llama_vocab_get_text(self._vocab, token) for token in sorted(tokens)}
+
+    def infill_tokens(self) -> InfillTokens | None:
+        """The control tokens for filling gaps, None for a model that wasn't trained for it."""
+        vocab = self._vocab
+        prefix, suffix, middle, repository, file = (
+            None if token < 0 else token
+            for token in (
+                lib.llama_vocab_fim_pre(vocab),
+                lib.llama_vocab_fim_suf(vocab),
+                lib.llama_vocab_fim_mid(vocab),
+                lib.llama_vocab_fim_rep(vocab),
+                lib.llama_vocab_fim_sep(vocab),
+            )
+        )
+        if prefix is None or suffix is None or middle is None:
+            return None
+        start = (lib.llama_vocab_bos(vocab),) if lib.llama_vocab_get_add_bos(vocab) else ()
+        return InfillTokens(start, prefix, suffix, middle, repository, file)
 
     def end_texts(self) -> list[str]:
         """Names of the tokens that end an answer."""
@@ -160,14 +205,29 @@ class Model(Owner):
         """The bytes a token stands for in generated text; empty for control tokens."""
         cached = self._pieces.get(token)
         if cached is None:
-            cached = self._pieces[token] = self._read_piece(token)
+            cached = self._pieces[token] = self._read_piece(token, special=False)
         return cached
 
-    def _read_piece(self, token: int) -> bytes:
+    def shown_piece(self, token: int) -> bytes:
+        """The bytes a token stands for in a prompt: as `piece`, and a control token's name."""
+        return self.piece(token) or self._read_piece(token, special=True)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text that tokens of the vocabulary stand for, control tokens by their names."""
+        count, room = len(tokens), 8 * len(tokens) + 8
+        ids = (lib.llama_token * count)(*tokens)
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = lib.llama_detokenize(self._vocab, ids, count, buffer, room, False, True)
+            if length >= 0:
+                return buffer.raw[:length].decode("utf-8", "replace")
+            room = -length
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            length = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+            length = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
             if length >= 0:
                 return buffer.raw[:length]
             room = -length
@@ -176,9 +236,7 @@ class Model(Owner):
         """All tokens; reading them takes about 3 microseconds each."""
         tokens = range(self.n_vocab)
         control = {
-            token: lib.llama_vocab_get_text(self._vocab, token)
-            for token in tokens
-            if lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_CONTROL
+            token: lib.llama_vocab_get_text(self._vocab, token) for token in tokens if self.is_control(token)
         }
         function = ctypes.cast(lib._lib.llama_tokenize, ctypes.c_void_p)
         return Vocabulary(

@@ -22,6 +22,14 @@ EVERYTHING: dict[str, Any] = {
     "xtc_threshold": 0.2,
     "dynatemp_range": 0.1,
     "dynatemp_exponent": 2,
+    "dry_multiplier": 0.8,
+    "dry_base": 1.5,
+    "dry_allowed_length": 3,
+    "dry_penalty_last_n": -1,
+    "dry_sequence_breakers": ["\n", "."],
+    "mirostat": 2,
+    "mirostat_tau": 4,
+    "mirostat_eta": 0.2,
     "repeat_penalty": 1.1,
     "repeat_last_n": 32,
     "presence_penalty": -1,
@@ -34,7 +42,8 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_every_field_reaches_the_engine() -> None:
-    expected = SamplingParams(**{**EVERYTHING, "logit_bias": {12: -100.0}, "stop": ("END",)})
+    others = {"logit_bias": {12: -100.0}, "stop": ("END",), "dry_sequence_breakers": ("\n", ".")}
+    expected = SamplingParams(**{**EVERYTHING, **others})
     assert parse_sampling(EVERYTHING, "parameters") == expected
     assert SamplingFields.model_validate(EVERYTHING).to_params(None) == expected
 
@@ -76,6 +85,12 @@ def test_what_v2_clients_add_on_their_own_is_no_error() -> None:
         ("logit_bias", {"a": 1}, "logit_bias: must have token ids as its keys"),
         ("logit_bias", {"1": "x"}, "logit_bias"),
         ("logit_bias", "nonsense", "logit_bias: must be a JSON object"),
+        ("dry_base", 0.5, "dry_base must be between 1 and 100"),
+        ("dry_penalty_last_n", -2, "dry_penalty_last_n must be between -1"),
+        ("dry_sequence_breakers", "a", "dry_sequence_breakers: must be a list of strings"),
+        ("dry_sequence_breakers", ["a"] * 9, "dry_sequence_breakers: must have at most 8 strings"),
+        ("dry_sequence_breakers", [""], "at most 8 dry_sequence_breakers, none empty"),
+        ("mirostat", 3, "mirostat must be between 0 and 2"),
         ("ignore_eos", "yes", "ignore_eos"),
         ("max_new_tokens", 5, "has an unknown field 'max_new_tokens'; known: max_tokens"),
     ],

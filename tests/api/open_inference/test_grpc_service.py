@@ -51,7 +51,7 @@ def server() -> Iterator[GrpcServer]:
 
     async def serve() -> None:
         running = ServingGRPCServer(
-            port,
+            f"127.0.0.1:{port}",
             ServingDataPlane(registry, models),
             ClosedRepository(registry),
             models=models,

@@ -114,7 +114,7 @@ def test_a_thousand_texts_in_one_call(embedder: Server) -> None:
         ({"input": [2, 100_000]}, "prompt", "outside the vocabulary"),
         ({"input": "\ud800"}, "input", "Unicode"),
         ({"input": "a " * 300}, "input", "at most 256 fit"),
-        ({"input": "a", "dimensions": 8}, "dimensions", "have 64 dimensions"),
+        ({"input": "a", "dimensions": 65}, "dimensions", "have 64 dimensions"),
         ({"input": "a", "dimensions": 0}, "dimensions", "greater than or equal to 1"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
         ({}, "input", "missing"),
@@ -125,7 +125,17 @@ def test_bad_input(embedder: Server, body: dict[str, Any], param: str, words: st
     found = error(post(embedder, "/v1/embeddings", **body))
     assert (found["param"], found["type"]) == (param, "invalid_request_error")
     assert words in found["message"]
-    assert post(embedder, "/v1/embeddings", input="a", dimensions=WIDTH).status_code == 200
+
+
+def test_fewer_dimensions_are_the_first_ones_at_length_one(embedder: Server) -> None:
+    """As models are trained to be cut: https://arxiv.org/abs/2205.13147."""
+    whole, cut, same = (
+        np.array(post(embedder, "/v1/embeddings", input="a b", **wanted).json()["data"][0]["embedding"])
+        for wanted in ({}, {"dimensions": 8}, {"dimensions": WIDTH})
+    )
+    assert len(cut) == 8
+    np.testing.assert_allclose(cut, unit(whole[:8]), atol=CLOSE)
+    np.testing.assert_allclose(same, whole, atol=CLOSE)
 
 
 def test_an_unknown_model(embedder: Server) -> None:
