@@ -99,7 +99,7 @@ image-test: $(INSTALLED) $(filter $(DEMO_MODEL),$(MODEL)) ## build the image and
 
 audit: $(INSTALLED) ## compare the pinned versions with known vulnerabilities
 	@$(INSTALL) --editable '.[audit]'
-	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
 
 chart: $(INSTALLED) ## write the chart's objects anew from the kustomize folders
 	@$(BIN)/python scripts/chart_files.py

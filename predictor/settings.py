@@ -238,7 +238,12 @@ class Settings(BaseSettings):
     context_tokens: Annotated[
         int | None,
         Field(ge=64, description="Size of the KV cache, shared by all running sequences."),
-        Shown(BATCHING, "tokens", "the model's training context, at most 8192"),
+        Shown(
+            BATCHING,
+            "tokens",
+            "the model's training context, at most 8192; as much for each sequence where that takes at most "
+            "1 GiB and an eighth of the memory limit",
+        ),
     ] = None
     max_sequence_tokens: Annotated[
         int | None,

@@ -15,7 +15,7 @@ from predictor.engine.config import AdapterConfig, EngineConfig, Pooling, fits_s
 from predictor.engine.prefix_store import PrefixStore
 from predictor.errors import StartupError
 from predictor.formats.repacking import gains_from_openblas
-from predictor.models.cache_size import CacheShape
+from predictor.models.cache_size import CacheShape, cache_bytes
 from predictor.models.digest import content_key
 from predictor.models.gguf import GgufHeader
 from predictor.models.gguf_split import read_parts
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 POOLED_BATCH_TOKENS = 2048
+# Slots for all sequences are the default up to so many bytes, and up to this part of the memory limit.
+SLOTS_BYTES, SLOTS_PART = 1 << 30, 8
 # llama.cpp's `llama_pooling_type`, as GGUF files have it.
 _POOLING_TYPES = {1: Pooling.MEAN, 2: Pooling.CLS, 3: Pooling.LAST, 4: Pooling.RANK}
 _NAMED_POOLING = {pooling.value: pooling for pooling in Pooling}
@@ -76,6 +78,8 @@ def plan_startup(settings: Settings) -> StartupPlan:
     path = resolve_model(settings.model, model_file=settings.model_file)
     parts = read_parts(path)
     name, *aliases = settings.model_name or (path.stem,)
+    pooling = _pooling(settings, parts)
+    settings = _with_slots(settings, parts[0], pooling)
     context_tokens = kv_cache_tokens(
         settings.context_tokens,
         sequence_tokens=settings.max_sequence_tokens,
@@ -87,7 +91,6 @@ def plan_startup(settings: Settings) -> StartupPlan:
             f"{flag('max_sequence_tokens')} is {settings.max_sequence_tokens}, but the KV cache holds "
             f"{context_tokens} tokens: raise {flag('context_tokens')}, or leave it out"
         )
-    pooling = _pooling(settings, parts)
     check_names([name, *aliases], settings.lora or ())
     _check_helpers(settings, parts[0], pooling)
     estimate = _check_memory(settings, parts, context_tokens, pooling)
@@ -123,6 +126,25 @@ def plan_startup(settings: Settings) -> StartupPlan:
         settings.log_text,
         settings.reasoning,
     )
+
+
+def _with_slots(settings: Settings, model: GgufHeader, pooling: Pooling | None) -> Settings:
+    """The settings, with slots of the longest default length where nothing is said and they cost little.
+
+    In one pool, attention passes over all sequences' cells: prompts were read half as fast beside five others
+    of 1,000 tokens.
+    """
+    if settings.context_tokens or settings.max_sequence_tokens or pooling is not None:
+        return settings
+    longest = kv_cache_tokens(
+        None, sequence_tokens=None, sequences=1, trained_context=model.context_length or 0
+    )
+    sizes = {"context_tokens": longest * settings.max_sequences, "max_sequence_tokens": longest}
+    roomy = settings.model_copy(update=sizes)
+    limit = memory_limit()
+    most = SLOTS_BYTES if limit is None else min(SLOTS_BYTES, limit // SLOTS_PART)
+    size = cache_bytes(model, _cache_shape(roomy, model, sizes["context_tokens"], None))
+    return roomy if 0 < size <= most else settings
 
 
 def _check_helpers(settings: Settings, model: GgufHeader, pooling: Pooling | None) -> None:

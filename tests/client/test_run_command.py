@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -57,7 +58,11 @@ def test_the_server_ends_with_a_command_that_is_killed(model_path: Path) -> None
     finally:
         command.send_signal(signal.SIGKILL)
         command.wait()
-    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    try:
+        wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            server.kill()
 
 
 def servers() -> set[int]:

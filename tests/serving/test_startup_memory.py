@@ -45,3 +45,19 @@ def test_prefixes_leave_room_for_the_draft_model(tmp_path: Path, monkeypatch: py
     drafted = plan_within(100, monkeypatch, path, context_tokens=8192, draft_model=path)
     weights_and_cache = sum(t.size for t in startup.read_parts(path)[0].tensors) + 8192 * 256
     assert 2 * (alone - drafted) == pytest.approx(weights_and_cache, abs=2)
+
+
+def test_slots_are_the_default_where_they_cost_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 sequences of 256 tokens, at 256 bytes each, are 1 MiB."""
+    path = tiny_llama(tmp_path / "m.gguf").path
+
+    def planned(mib: float, **options: object) -> tuple[int | None, int | None]:
+        plan_within(mib, monkeypatch, path, **options)
+        engine = plan_startup(Settings(model=str(path), **options)).engine
+        return engine.context_tokens, engine.max_sequence_tokens
+
+    assert planned(9) == (16 * 256, 256)
+    assert planned(7) == (256, None)
+    assert planned(9, context_tokens=512) == (512, None)
