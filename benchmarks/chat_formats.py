@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from predictor.chat.format import ChatFormat, Conversation, Prompt
+from predictor.chat.format import ChatFormat
+from predictor.chat.prompting import Conversation, Prompt
 from predictor.chat.template import ChatTemplate
 from predictor.chat.tools import read_tools
 

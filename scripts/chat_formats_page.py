@@ -32,10 +32,16 @@ def table() -> str:
         [sys.executable, build, "templates"], stdout=subprocess.PIPE, text=True, check=True
     )
     rows = [HEAD, "| --- " * HEAD.count(" |") + "|"]
+    formats: list[ChatFormat] = []
     for path in sorted(Path(found.stdout.strip()).glob("*.jinja"), key=lambda path: path.stem.lower()):
         learnt = ChatFormat(ChatTemplate(path.read_text(), "<s>", "</s>"))
+        formats.append(learnt)
         rows.append("| " + " | ".join([path.stem, *_row(learnt)]) + " |")
-    return "\n".join(rows)
+    own, thinking = sum(f.has_own_calls for f in formats), sum(f.thinks for f in formats)
+    counts = (
+        f"{own} of these {len(formats)} have a form of their own for calls, and {thinking} have thoughts."
+    )
+    return "\n".join([*rows, "", counts])
 
 
 def _row(learnt: ChatFormat) -> list[str]:

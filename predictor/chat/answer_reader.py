@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from predictor.chat.events import Event, Text
+from predictor.chat.events import Event
 
 
 class AnswerReader(Protocol):
@@ -15,7 +15,8 @@ class AnswerReader(Protocol):
         is_thinking: whether what comes next belongs to a thought, as far as it is known.
     """
 
-    calls: int
+    @property
+    def calls(self) -> int: ...
 
     @property
     def is_thinking(self) -> bool: ...
@@ -25,18 +26,3 @@ class AnswerReader(Protocol):
 
     def finish(self) -> list[Event]:
         """End the answer: what was held back for a mark that never came."""
-
-
-class PlainReader:
-    """For models that write nothing but text."""
-
-    calls = 0
-    is_thinking = False
-
-    def push(self, text: str) -> list[Event]:
-        """See `AnswerReader`."""
-        return [Text(text)] if text else []
-
-    def finish(self) -> list[Event]:
-        """See `AnswerReader`."""
-        return []

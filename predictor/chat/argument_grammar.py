@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from predictor.chat.form import (
@@ -13,191 +12,109 @@ from predictor.chat.form import (
     QuotedArguments,
     TaggedArguments,
 )
-from predictor.chat.rules import RuleWriter
+from predictor.chat.python_rules import PythonRules
+from predictor.chat.raw_rules import BareKeyRules, ElementRules, TaggedRules
+from predictor.chat.rules import ControlTokens, RuleWriter
+from predictor.chat.schemas import KINDS, kinds
 from predictor.chat.tools import Tool
-from predictor.chat.values import item_schema, kinds, property_schema, resolved
-from predictor.structured.grammar import MAX_DEPTH, inline_schema
+from predictor.chat.value_rules import PARAM, Place, ValueRules
+from predictor.errors import InvalidRequest
+from predictor.structured.grammar import inline_schema
 
-PARAM = "tools"
-_SCALARS = {"integer": "/-?[0-9]+/", "number": "/-?[0-9][0-9.eE+-]*/", "boolean": '("true" | "false")'}
+_MOST_NAMED = 3
 
 
 class ArgumentWriter(RuleWriter):
-    """Writes the rules of arguments."""
+    """Writes the rules of arguments.
+
+    Attributes:
+        not_enforced: JSON pointers to keywords of the tools' schemas that no rule holds, each behind the
+            tool's number.
+    """
+
+    def __init__(self, control: ControlTokens) -> None:
+        super().__init__(control)
+        self.not_enforced: list[str] = []
 
     def arguments(self, form: CallForm, index: int, tool: Tool) -> str:
         """A part of a rule: the arguments of the tool with this number.
 
         Raises:
-            InvalidRequest: a schema can't be used.
+            InvalidRequest: a schema can't be used, or is strict and can't be enforced in this form.
         """
         match form.arguments:
             case JsonArguments():
                 return self.json(index, tool)
             case TaggedArguments() as style:
-                return self._tagged(index, tool, style)
-            case PythonArguments():
-                return self._python(index, tool)
-            case QuotedArguments(quote):
-                return self._quoted(f"q{index}", tool.parameters, tool.parameters, quote)
-            case ElementArguments(prefix):
-                return self._elements(f"e{index}", tool.parameters, tool.parameters, prefix)
+                tagged = TaggedRules(self, tool, f"argument_{index}", python=style.python)
+                return self._told(index, tool, tagged, self._tagged(index, tool, style, tagged), style.name)
+            case PythonArguments() as python:
+                rules = PythonRules(self, tool, f"keyword_{index}")
+                return self._told(index, tool, rules, rules.keywords(tool.parameters), python.name)
+            case QuotedArguments(mark) as quoted:
+                bare = BareKeyRules(self, tool, f"pair_{index}", mark)
+                rule = bare.value(tool.parameters, "", f"pairs_{index}", Place(among=frozenset({"object"})))
+                return self._told(index, tool, bare, rule, quoted.name)
+            case ElementArguments(prefix) as elements:
+                inner = ElementRules(self, tool, f"element_{index}", prefix)
+                return self._told(index, tool, inner, inner.members_of(tool.parameters), elements.name)
 
     def json(self, index: int, tool: Tool) -> str:
         """As `arguments`, as one JSON object."""
         # Each schema is a document of its own, so that references in it keep their meaning.
         self.rules[f"arguments_{index}"] = inline_schema(tool.parameters, PARAM, strict=tool.strict)
+        self.pointers[f"arguments_{index}"] = f"[{index}]"
         return f"arguments_{index}"
 
-    def _tagged(self, index: int, tool: Tool, style: TaggedArguments) -> str:
+    def _told(self, index: int, tool: Tool, rules: ValueRules, rule: str, form: str) -> str:
+        """The rule, once it is said what of the schema it doesn't hold."""
+        left = list(dict.fromkeys(rules.not_enforced))
+        if left and tool.strict:
+            more = f" and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
+            raise InvalidRequest(
+                f"the schema of {tool.name!r} is strict, but {', '.join(left[:_MOST_NAMED])}{more} can't be "
+                f"enforced in this model's own form of arguments ({form}): leave it out, or leave strict out",
+                param=PARAM,
+            )
+        self.not_enforced += [f"[{index}]{place}" for place in (*tool.not_enforced, *left)]
+        for name, pointer in self.pointers.items():
+            if not pointer.startswith("["):
+                self.pointers[name] = f"[{index}]{pointer}"
+        return rule
+
+    def _tagged(self, index: int, tool: Tool, style: TaggedArguments, rules: TaggedRules) -> str:
         """Arguments in the order of the schema; those that aren't required may be missing."""
-        parts = []
-        members, required, is_open = _members(tool.parameters)
-        for k, key in enumerate(members):
-            schema = property_schema(tool.parameters, key, tool.parameters)
-            name = f"argument_{index}_{k}"
-            openings = self._openings(style, kinds(schema, tool.parameters))
-            value = self._tagged_value(name, schema, tool, style)
-            head = f"{self.literal(style.key_start + key)} ({openings})"
-            self.rules[name] = f"{head} {value}"
-            parts.append(name if key in required else f"{name}?")
-        if is_open:
-            self.until("open_value", style.value_end)
-            openings = self._openings(style, frozenset())
-            key = f'{self.literal(style.key_start)} /[^<>"\\n]{{1,256}}/'
-            self.rules["open_argument"] = f"{key} ({openings}) open_value"
-            parts.append("open_argument*")
-        if not required:
+        members, other = rules.members(
+            f"argument_{index}",
+            tool.parameters,
+            "",
+            lambda name, key, schema, pointer: self._tag(name, key, schema, pointer, style, rules),
+        )
+        parts = [member.rule if member.is_required else f"{member.rule}?" for member in members]
+        parts += [f"{other}*"] if other else []
+        if not any(member.is_required for member in members):
             parts.append(r"/\n?/")  # Some templates leave a line for the arguments that there aren't.
         return " ".join(parts)
 
-    def _openings(self, style: TaggedArguments, allowed: frozenset[str]) -> str:
-        fits = [
-            opening
-            for opening, is_text in style.openings.items()
-            if is_text is None or not allowed or ("string" in allowed if is_text else allowed != {"string"})
-        ]
-        return " | ".join(self.literal(opening) for opening in fits or style.openings)
-
-    def _tagged_value(self, name: str, schema: Any, tool: Tool, style: TaggedArguments) -> str:
-        allowed = kinds(schema, tool.parameters)
-        end = self.literal(style.value_end)
-        choices = resolved(schema, tool.parameters).get("enum")
-        if isinstance(choices, list) and choices and all(isinstance(choice, str) for choice in choices):
-            return f"({' | '.join(self.literal(choice) for choice in choices)}) {end}"
-        is_free = not allowed or "string" in allowed or (style.python and allowed & {"array", "object"})
-        if is_free:
-            return self.until(f"{name}_text", style.value_end)
-        self.rules[f"{name}_value"] = self._value(schema, tool)
-        return (
-            f'({name}_value | "True" | "False" | "None") {end}'
-            if allowed & {"boolean", "null"}
-            else (f"{name}_value {end}")
-        )
-
-    def _value(self, schema: Any, tool: Tool) -> str:
-        definitions = {
-            key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters
-        }
-        return inline_schema({**definitions, **schema}, PARAM, strict=tool.strict)
-
-    def _python(self, index: int, tool: Tool) -> str:
-        members, required, is_open = _members(tool.parameters)
-        self.rules["python_text"] = r"""/'(?s:[^'\\]|\\.)*'/ | /"(?s:[^"\\]|\\.)*"/"""
-        self.rules["python_value"] = (
-            'python_text | /-?[0-9][0-9.eE+-]*/ | "True" | "False" | "None" | "true" | "false" | "null"'
-            ' | "[" (python_value (/, ?/ python_value)*)? "]"'
-            ' | "{" (python_text /: ?/ python_value (/, ?/ python_text /: ?/ python_value)*)? "}"'
-        )
-        parts: list[tuple[str, bool]] = []
-        for k, key in enumerate(members):
-            schema = property_schema(tool.parameters, key, tool.parameters)
-            allowed = kinds(schema, tool.parameters)
-            value = "python_text" if allowed == {"string"} else "python_value"
-            if len(allowed) == 1 and allowed <= {"integer", "number"}:
-                value = _SCALARS[next(iter(allowed))]
-            name = f"keyword_{index}_{k}"
-            self.rules[name] = f"{self.literal(key + '=')} {value}"
-            parts.append((name, key in required))
-        if is_open:
-            self.rules["keyword"] = '/[A-Za-z_][A-Za-z0-9_]*/ "=" python_value'
-            return '"(" (keyword (/, ?/ keyword)*)? ")"'
-        return f'"(" {self._separated(f"k{index}", parts, "/, ?/")} ")"'
-
-    def _separated(self, name: str, parts: Sequence[tuple[str, bool]], separator: str) -> str:
-        """The parts in their order, those that aren't required maybe missing, with separators between."""
-        count = len(parts)
-        self.rules[f"{name}_first_{count}"] = self.rules[f"{name}_more_{count}"] = '""'
-        for k in range(count - 1, -1, -1):
-            part, is_required = parts[k]
-            first, more = f"{part} {name}_more_{k + 1}", f"{separator} {part} {name}_more_{k + 1}"
-            self.rules[f"{name}_first_{k}"] = first if is_required else f"{first} | {name}_first_{k + 1}"
-            self.rules[f"{name}_more_{k}"] = more if is_required else f"{more} | {name}_more_{k + 1}"
-        return f"{name}_first_0"
-
-    def _quoted(self, name: str, schema: Any, root: Mapping[str, Any], quote: str) -> str:
-        """An object with bare keys; templates sort them, so any order is allowed, and any number."""
-        self.until("quoted_end", quote)
-        self.rules["quoted_text"] = f"{self.literal(quote)} quoted_end"
-        self.rules["quoted_value"] = (
-            'quoted_text | /-?[0-9][0-9.eE+-]*/ | "true" | "false" | "null" | "None" | "True" | "False"'
-            ' | "[" (quoted_value ("," quoted_value)*)? "]"'
-            ' | "{" (quoted_key ":" quoted_value ("," quoted_key ":" quoted_value)*)? "}"'
-        )
-        self.rules["quoted_key"] = 'quoted_text | /[^\\s{}\\[\\],:"<>]+/'
-        members, _, is_open = _members(schema)
-        pairs = []
-        for k, key in enumerate(members):
-            allowed = kinds(property_schema(schema, key, root), root)
-            value = "quoted_text" if allowed == {"string"} else "quoted_value"
-            if len(allowed) == 1:
-                value = _SCALARS.get(next(iter(allowed)), value)
-            self.rules[f"{name}_{k}"] = f"{self.literal(key + ':')} {value}"
-            pairs.append(f"{name}_{k}")
-        if is_open or not pairs:
-            pairs.append('quoted_key ":" quoted_value' if is_open else "")
-        options = " | ".join(filter(None, pairs))
-        return f'"{{" (({options}) ("," ({options}))*)? "}}"' if options else '"{" "}"'
-
-    def _elements(self, name: str, schema: Any, root: Mapping[str, Any], prefix: str, level: int = 0) -> str:
-        """The members of an object, each an element; what isn't required may be missing."""
-        members, required, is_open = _members(resolved(schema, root))
-        parts = []
-        for k, key in enumerate(members):
-            inner = f"{name}_{k}"
-            rule = self._element(inner, key, property_schema(schema, key, root), root, prefix, level)
-            self.rules[inner] = rule
-            parts.append(inner if key in required else f"{inner}?")
-        if is_open and level < MAX_DEPTH:
-            self.rules["any_element"] = (
-                f"{self.literal(prefix)} /<[^<>\\/]+>/ (any_element+ | /[^\\]<]*/)"
-                f" {self.literal(prefix)} /<\\/[^<>]+>/"
-            )
-            parts.append("any_element*")
-        return " ".join(parts) or '""'
-
-    def _element(
-        self, name: str, key: str, schema: Any, root: Mapping[str, Any], prefix: str, level: int
+    def _tag(
+        self,
+        name: str,
+        key: str | None,
+        schema: Any,
+        pointer: str,
+        style: TaggedArguments,
+        rules: TaggedRules,
     ) -> str:
-        opening, closing = self.literal(f"{prefix}<{key}>"), self.literal(f"{prefix}</{key}>")
-        allowed = kinds(schema, root)
-        if allowed == {"object"} and level < MAX_DEPTH:
-            return f"{opening} {self._elements(f'{name}o', schema, root, prefix, level + 1)} {closing}"
-        if allowed == {"array"} and level < MAX_DEPTH:
-            item = self._element(f"{name}i", "item", item_schema(schema, root), root, prefix, level + 1)
-            self.rules[f"{name}l"] = item
-            return f"{opening} {name}l* {closing}"
-        value = _SCALARS.get(next(iter(allowed))) if len(allowed) == 1 else None
-        if value is not None:
-            return f"{opening} {value} {closing}"
-        return f"{opening} {self.until(f'{name}_text', f'{prefix}</{key}>')}"
-
-
-def _members(schema: Mapping[str, Any]) -> tuple[list[str], frozenset[str], bool]:
-    """The keys of an object, which of them are required, and whether there may be others."""
-    properties = schema.get("properties")
-    keys = list(properties) if isinstance(properties, Mapping) else []
-    required = schema.get("required")
-    extra = schema.get("additionalProperties")
-    is_open = extra not in (None, False) if keys else extra is not False
-    return keys, frozenset(required if isinstance(required, list) else ()), is_open
+        """One argument: its key, and its value behind what stands before values of its type."""
+        start = self.literal(style.key_start) if key is None else self.literal(style.key_start + key)
+        head = f'{start} /[^<>"\\n]{{1,256}}/' if key is None else start
+        allowed = kinds(schema, rules.root)
+        parts = []
+        for i, (opening, is_text) in enumerate(style.openings.items()):
+            among = KINDS if is_text is None else frozenset({"string"}) if is_text else KINDS - {"string"}
+            if allowed and not allowed & among:
+                continue
+            place = Place(style.value_end, frozenset({"string"}) if is_text else allowed, among)
+            value = rules.value(schema, pointer, f"{name}_{i}v", place)
+            parts.append(f"{self.literal(opening)} {value}")
+        return f"{head} ({' | '.join(parts)})"

@@ -7,15 +7,20 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from predictor.chat.bare_keys import BareKeyReader
+from predictor.chat.elements import ElementReader
 from predictor.chat.form import (
     Arguments,
     ElementArguments,
     JsonArguments,
+    PythonArguments,
     QuotedArguments,
     TaggedArguments,
 )
 from predictor.chat.matching import Match, first_mark, match_literal, overlap
-from predictor.chat.values import from_bare_keys, from_elements, kinds, property_schema, read_value
+from predictor.chat.python_literals import PythonReader
+from predictor.chat.schemas import kinds, property_schema
+from predictor.chat.values import read_value
 
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 
@@ -25,12 +30,17 @@ class ArgumentsReader(Protocol):
 
     Attributes:
         is_done: whether the arguments have ended.
+        is_broken: whether they can't be read any further.
     """
 
     is_done: bool
+    is_broken: bool
 
     def take(self, text: str) -> tuple[str, int]:
         """The JSON text that became certain, and how many characters of `text` are done with."""
+
+    def take_last(self, text: str) -> tuple[str, int]:
+        """As `take`, where nothing more will come."""
 
 
 def arguments_reader(form: Arguments, schema: Mapping[str, Any], closing: str) -> ArgumentsReader:
@@ -45,9 +55,11 @@ def arguments_reader(form: Arguments, schema: Mapping[str, Any], closing: str) -
         case TaggedArguments():
             return _TaggedReader(form, schema)
         case QuotedArguments():
-            return _QuotedReader(form.quote)
+            return BareKeyReader(form.quote)
+        case PythonArguments():
+            return PythonReader(schema)
         case ElementArguments():
-            return _ElementReader(form.prefix, schema, closing)
+            return ElementReader(form.prefix, schema, closing)
         case _:
             assert isinstance(form, JsonArguments)
             return JsonReader()
@@ -64,7 +76,7 @@ class JsonReader:
         self._depth = 0
         self._in_string = False
         self._escaped = False
-        self.is_done = False
+        self.is_done = self.is_broken = False
 
     def take(self, text: str) -> tuple[str, int]:
         """See `ArgumentsReader`."""
@@ -73,6 +85,8 @@ class JsonReader:
             start = len(text) - len(text.lstrip())
         end = self._scan(text, start)
         return text[start:end], end
+
+    take_last = take
 
     def _scan(self, text: str, at: int) -> int:
         size = len(text)
@@ -104,56 +118,6 @@ class JsonReader:
         return self.is_done
 
 
-class _QuotedReader:
-    def __init__(self, quote: str) -> None:
-        self._quote = quote
-        self.is_done = False
-
-    def take(self, text: str) -> tuple[str, int]:
-        """See `ArgumentsReader`; all of it at once, when it is whole."""
-        end = _closing_brace(text, self._quote)
-        if end is None:
-            return "", 0
-        self.is_done = True
-        return from_bare_keys(text[:end].strip(), self._quote), end
-
-
-def _closing_brace(text: str, quote: str) -> int | None:
-    depth, at = 0, 0
-    mark = re.compile(rf"{re.escape(quote)}|[{{}}]")
-    while (found := mark.search(text, at)) is not None:
-        at = found.end()
-        if found[0] == quote:
-            closing = text.find(quote, at)
-            if closing < 0:
-                return None
-            at = closing + len(quote)
-        elif found[0] == "{":
-            depth += 1
-        else:
-            depth -= 1
-            if depth <= 0:
-                return at
-    return None
-
-
-class _ElementReader:
-    def __init__(self, prefix: str, schema: Mapping[str, Any], closing: str) -> None:
-        self._prefix = prefix
-        self._schema = schema
-        self._closing = closing
-        self.is_done = False
-
-    def take(self, text: str) -> tuple[str, int]:
-        """See `ArgumentsReader`; all of it at once, when it is whole."""
-        end = text.find(self._closing)
-        if end < 0:
-            return "", 0
-        self.is_done = True
-        members = from_elements(text[:end].strip(), self._prefix, self._schema, self._schema)
-        return json.dumps(members, ensure_ascii=False), end
-
-
 class _TaggedReader:
     """Each argument between tags: a text is told while it comes, another value when it is whole."""
 
@@ -161,6 +125,9 @@ class _TaggedReader:
         self._form = form
         self._schema = schema
         self._end = form.value_end.strip()
+        self._stops = frozenset(first_mark(opening) for opening in form.openings)
+        properties = schema.get("properties") or ()
+        self._odd_keys = [key for key in properties if not self._stops.isdisjoint(key)]
         self._lead = form.value_end[: len(form.value_end) - len(form.value_end.lstrip())]
         self._count = 0
         self._key = ""
@@ -168,7 +135,7 @@ class _TaggedReader:
         self._step = self._take_key
         self._in_cdata = False
         self._started = False
-        self.is_done = False
+        self.is_done = self.is_broken = False
 
     def take(self, text: str) -> tuple[str, int]:
         """See `ArgumentsReader`."""
@@ -181,6 +148,8 @@ class _TaggedReader:
             at = taken
         return told, at
 
+    take_last = take
+
     # Each step gives the JSON it has and where it stands, or -1 as place where it needs more text; what
     # it has told so far must then begin the next text again, so it is told in whole steps only.
 
@@ -191,9 +160,8 @@ class _TaggedReader:
         if isinstance(start, Match):
             self.is_done = True
             return ("}" if self._count else "{}"), at
-        stops = {first_mark(opening) for opening in self._form.openings}
-        end = next((i for i in range(start, len(text)) if text[i] in stops), None)
-        if end is None:
+        end = self._key_end(text, start)
+        if end < 0:
             return "", -1
         for opening, is_text in self._form.openings.items():
             found = _match_opening(opening, text, end)
@@ -204,6 +172,15 @@ class _TaggedReader:
         # An opening that was never seen, such as that of another type.
         close = text.find(">", end)
         return self._begin(text[start:end].strip(), None, close + 1) if close >= 0 else ("", -1)
+
+    def _key_end(self, text: str, start: int) -> int:
+        """Where a key ends, -1 where that isn't there yet; one that holds a mark is known by its name."""
+        for key in self._odd_keys:
+            if text.startswith(key, start):
+                return start + len(key)
+            if key.startswith(text[start:]):
+                return -1
+        return next((i for i in range(start, len(text)) if text[i] in self._stops), -1)
 
     def _begin(self, key: str, is_text: bool | None, at: int) -> tuple[str, int]:
         self._key = key
@@ -224,14 +201,20 @@ class _TaggedReader:
             self._in_cdata = begun == _CDATA
             at += len(_CDATA) if self._in_cdata else 0
             return "", at
-        mark, lead = (_CDATA_END + self._end, "") if self._in_cdata else (self._end, self._lead)
-        end = text.find(mark, at)
-        if end >= 0:
+        marks: tuple[str, ...] = (self._end,)
+        lead = self._lead
+        if self._in_cdata:
+            marks, lead = (_CDATA_END + self._lead + self._end, _CDATA_END + self._end), ""
+        found = [(place, mark) for mark in marks if (place := text.find(mark, at)) >= 0]
+        if found:
+            end, mark = min(found)
             self._step = self._take_key
             body = text[at:end]
             body = body.removesuffix(lead) if lead else body
             return _escaped(body) + '"', end + len(mark)
-        safe = len(text) - max(overlap(text[at:], mark), overlap(text[at:], lead + mark))
+        safe = len(text) - max(
+            overlap(text[at:], f"{before}{mark}") for mark in marks for before in {"", lead}
+        )
         if lead and text[at:safe].endswith(lead):
             safe -= len(lead)
         if safe <= at:

@@ -26,9 +26,10 @@ class ChannelReader:
     Args:
         form: how messages are written.
         tools: what may be called.
+        in_text: whether the prompt has begun a text.
     """
 
-    def __init__(self, form: ChannelForm, tools: Sequence[Tool]) -> None:
+    def __init__(self, form: ChannelForm, tools: Sequence[Tool], *, in_text: bool = False) -> None:
         self._form = form
         self._tools = tools
         self._marks = (*form.ends, form.opening)
@@ -38,7 +39,7 @@ class ChannelReader:
         self._recipient = re.compile(re.escape(before.lstrip()) + r"([^\s<]+)")
         self._has_recipient = bool(before.strip())
         self._held = ""
-        self._kind: _Kind | None = None
+        self._kind = _Kind.TEXT if in_text else None
         self._arguments: ArgumentsReader = JsonReader()
         self._inner: FormReader | None = None
         self._name = ""
@@ -81,8 +82,7 @@ class ChannelReader:
         self._held = rest
         self._kind, self._name = self._meaning(header)
         if self._kind is _Kind.CALL and self._form.body is not None:
-            self._inner = FormReader(AnswerForm(calls=self._form.body), self._tools)
-            self._inner.calls = self.calls
+            self._inner = FormReader(AnswerForm(calls=self._form.body), self._tools, calls=self.calls)
         self._arguments = JsonReader()
         self._begun = False
         return True

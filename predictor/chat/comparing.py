@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from predictor.chat.abilities import IDS, NAMES
 from predictor.chat.form import ContentForm, Pattern, ThoughtForm
 from predictor.chat.matching import common_start
+from predictor.chat.probing import IDS, NAMES
 
 OPEN_MARK = re.compile(r"[<\[][^<>\[\]\n]*$")
 LAST_MARK = re.compile(r"(<[^<>\n]*>|\[[A-Z_ ]+\])\s*$")

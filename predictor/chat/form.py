@@ -117,10 +117,17 @@ class ThoughtForm:
 
 @dataclass(frozen=True, slots=True)
 class ContentForm:
-    """What stands around the answer's text, both mostly empty."""
+    """What stands around the answer's text, both mostly empty.
+
+    Attributes:
+        start: before it.
+        end: behind it.
+        is_certain: whether it stands there in every answer.
+    """
 
     start: str = ""
     end: str = ""
+    is_certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +171,11 @@ class AnswerForm:
     content: ContentForm = field(default_factory=ContentForm)
     calls: CallForm | None = None
     channels: ChannelForm | None = None
+
+    @property
+    def thinks(self) -> bool:
+        """Whether answers can hold thoughts."""
+        return self.thought is not None or bool(self.channels and self.channels.thoughts)
 
 
 def form_texts(form: AnswerForm) -> tuple[str, ...]:

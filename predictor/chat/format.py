@@ -5,63 +5,23 @@ One object per model owns both, so that no protocol knows of any form.
 
 from __future__ import annotations
 
-import json
-import logging
-import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from predictor.chat import provenance
-from predictor.chat.abilities import THINKING, Abilities, learn_abilities, template_variables
-from predictor.chat.adaptation import adapt, for_template, with_instructions
-from predictor.chat.answer_reader import AnswerReader, PlainReader
+from predictor.chat.abilities import Abilities
+from predictor.chat.answer_reader import AnswerReader
 from predictor.chat.channels import ChannelReader
-from predictor.chat.conversation import Call, Message, read_messages
-from predictor.chat.form import AnswerForm, form_texts
+from predictor.chat.form import AnswerForm, JsonArguments, form_texts
 from predictor.chat.grammar import GrammarWriter, Lazily
-from predictor.chat.known_forms import HERMES, HERMES_INSTRUCTIONS, described_calls, known_channels
+from predictor.chat.known_forms import HERMES, UNANNOUNCED_THOUGHT, described_calls, known_channels
 from predictor.chat.learning import learn_form
+from predictor.chat.prompting import Conversation, Prompt, PromptWriter, Reasoning
 from predictor.chat.reader import FormReader
 from predictor.chat.rules import ControlTokens
 from predictor.chat.template import ChatTemplate
-from predictor.chat.tools import Tool, spelled_out
-from predictor.chat.writing import written_calls
-from predictor.errors import InvalidRequest
+from predictor.chat.tools import Tool
+from predictor.chat.trying import learn_abilities
 from predictor.structured.grammar import Grammar
-
-logger = logging.getLogger(__name__)
-
-
-class Reasoning(StrEnum):
-    """What is done with thoughts: told apart, forbidden where the model can do without, left in the text."""
-
-    AUTO = "auto"
-    OFF = "off"
-    RAW = "raw"
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """What a prompt is made of.
-
-    Attributes:
-        messages: OpenAI's, as they came.
-        tools: what the model may call.
-        variables: further ones for the template, such as `enable_thinking`.
-        effort: how much the model is to think: `none`, `low`, ...; None leaves it to the model.
-        add_generation_prompt: end the prompt with the opening of an answer.
-        continue_final: the last message, an answer, is not ended but goes on.
-    """
-
-    messages: Sequence[Any]
-    tools: Sequence[Tool] = ()
-    variables: Mapping[str, Any] = field(default_factory=dict)
-    effort: str | None = None
-    add_generation_prompt: bool = True
-    continue_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +30,13 @@ class AnswerWish:
 
     Attributes:
         answer: what text must look like; None leaves it free.
-        tool: the only one that may be called, which it must be then.
+        tool: name of the only one that may be called, which it must be then.
         required: whether one of the tools must be called.
         parallel: whether an answer may have several calls.
     """
 
     answer: Grammar | None = None
-    tool: Tool | None = None
+    tool: str | None = None
     required: bool = False
     parallel: bool = True
 
@@ -87,27 +47,7 @@ class AnswerWish:
 
     def callable(self, tools: Sequence[Tool]) -> Sequence[Tool]:
         """Those of the tools that may be called."""
-        return tools if self.tool is None else [self.tool]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A rendered conversation.
-
-    Attributes:
-        rendered: what the model reads, and which of it the template wrote.
-        in_thought: whether its end has begun a thought.
-        may_think: whether the answer may begin with a thought of its own.
-    """
-
-    rendered: provenance.Prompt
-    in_thought: bool = False
-    may_think: bool = False
-
-    @property
-    def text(self) -> str:
-        """What the model reads."""
-        return self.rendered.text
+        return [tool for tool in tools if self.tool in (None, tool.name)]
 
 
 class ChatFormat:
@@ -117,6 +57,9 @@ class ChatFormat:
         template: of the model.
         end_texts: texts of the tokens that end an answer.
         reasoning: what is done with thoughts.
+
+    Attributes:
+        has_own_calls: whether the model has a form of its own for calls, and is shown tools by its template.
     """
 
     def __init__(
@@ -129,6 +72,12 @@ class ChatFormat:
         self.reasoning = reasoning
         self.abilities: Abilities = learn_abilities(template)
         self.form: AnswerForm = self._learn(end_texts)
+        self.has_own_calls = self.form.calls is not None or (
+            self.form.channels is not None and self.abilities.shows_tools
+        )
+        self._prompts = PromptWriter(
+            template, self.abilities, self.form, reasoning, has_own_calls=self.has_own_calls
+        )
 
     def _learn(self, end_texts: Sequence[str]) -> AnswerForm:
         source = self.template.source
@@ -140,15 +89,17 @@ class ChatFormat:
             form = replace(form, calls=described_calls(source) if self.abilities.shows_tools else None)
         return form
 
-    @cached_property
-    def has_own_calls(self) -> bool:
-        """Whether the model has a form of its own for calls, and is shown tools by its template."""
-        return self.form.calls is not None or (self.form.channels is not None and self.abilities.shows_tools)
-
-    @cached_property
+    @property
     def thinks(self) -> bool:
         """Whether the model can think before it answers."""
-        return self.form.thought is not None or bool(self.form.channels and self.form.channels.thoughts)
+        return self.form.thinks
+
+    @property
+    def has_json_arguments(self) -> bool:
+        """Whether arguments of calls are JSON."""
+        calls, channels = self.form.calls, self.form.channels
+        style = channels.arguments if channels else calls.arguments if calls else None
+        return style is None or isinstance(style, JsonArguments)
 
     def describe(self) -> str:
         """In a few words, what was learnt."""
@@ -185,102 +136,13 @@ class ChatFormat:
         """What can be asked of the model, by the names that Ollama has for it."""
         return ["chat", "tools", *(["thinking"] if self.thinks else [])]
 
-    # Showing.
-
     def prompt(self, conversation: Conversation) -> Prompt:
         """The prompt of a conversation.
 
         Raises:
             InvalidRequest: a message is malformed, or the template refuses the conversation or fails on it.
         """
-        messages = read_messages(conversation.messages)
-        abilities, tools = self.abilities, conversation.tools
-        if tools and not self.has_own_calls:
-            lines = "\n".join(json.dumps(tool.definition, ensure_ascii=False) for tool in tools)
-            messages = with_instructions(messages, HERMES_INSTRUCTIONS.format(tools=lines))
-        if not self.has_own_calls:
-            abilities = replace(abilities, shows_calls=False, shows_results=False)
-        adapted = adapt(messages, abilities, self._write_calls)
-        shown = [tool.definition for tool in tools] if self.has_own_calls else []
-        variables = {
-            **THINKING,
-            **self._thinking_variables(conversation),
-            **template_variables(self.abilities, shown),
-            **conversation.variables,
-        }
-        if conversation.continue_final:
-            return self._continued(adapted, variables)
-        rendered = self._render(adapted, variables, add_generation_prompt=conversation.add_generation_prompt)
-        text = rendered.text
-        may_think = self.thinks and self.reasoning is not Reasoning.OFF and not self._has_closed_thought(text)
-        return Prompt(rendered, self._is_in_thought(text), may_think and conversation.add_generation_prompt)
-
-    def _render(
-        self, messages: Sequence[Message], variables: Mapping[str, Any], *, add_generation_prompt: bool
-    ) -> provenance.Prompt:
-        given = {**variables, "add_generation_prompt": add_generation_prompt}
-        tools = given.pop("tools")
-        shown = for_template(messages, self.abilities)
-        try:
-            return self.template.render(shown, tools, **given)
-        except InvalidRequest:
-            if not tools:
-                raise
-            try:
-                # Some templates fail on schemas that leave out what may be left out.
-                return self.template.render(shown, [spelled_out(tool) for tool in tools], **given)
-            except InvalidRequest:
-                pass
-            raise
-
-    def _thinking_variables(self, conversation: Conversation) -> dict[str, Any]:
-        """The variables that turn thinking on or off, by the names that templates have for them."""
-        effort = conversation.effort
-        wanted = conversation.variables.get("enable_thinking")
-        if self.reasoning is Reasoning.OFF or effort == "none" or wanted is False:
-            return {"enable_thinking": False, "thinking": False}
-        if effort is None:
-            return {"thinking": True} if wanted else {}
-        return {
-            "thinking": True,
-            "reasoning_effort": effort,
-            "thinking_effort": effort,
-            "reasoning_strength": effort,
-        }
-
-    def _continued(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> Prompt:
-        """The prompt up to the end of the last message's text, which the answer goes on with."""
-        if not messages or messages[-1].role != "assistant" or messages[-1].calls:
-            raise InvalidRequest(
-                "continue_final_message needs an assistant message without tool_calls at the end",
-                param="continue_final_message",
-            )
-        last = messages[-1]
-        mark = f"zq{secrets.token_hex(8)}"
-        marked = [*messages[:-1], replace(last, content=last.content + mark)]
-        rendered = self._render(marked, variables, add_generation_prompt=False)
-        end = rendered.text.rfind(mark)
-        if end < 0:
-            raise InvalidRequest(
-                "the model's chat template doesn't show the last message as it is, so it can't be continued",
-                param="continue_final_message",
-            )
-        return Prompt(rendered.cut(end))
-
-    def _is_in_thought(self, text: str) -> bool:
-        thought = self.form.thought
-        return thought is not None and text.rstrip().endswith(thought.start.strip() or "\0")
-
-    def _has_closed_thought(self, text: str) -> bool:
-        thought = self.form.thought
-        if thought is None or not text.rstrip().endswith(thought.end.strip()):
-            return False
-        before = text.rstrip().removesuffix(thought.end.strip()).rstrip()
-        # An end that begins the next message stands at the end of every prompt.
-        return before.endswith(thought.start.strip()) or thought.end.count("<") <= 1
-
-    def _write_calls(self, calls: Sequence[Call]) -> str:
-        return written_calls(self.form.calls or HERMES, calls)
+        return self._prompts.write(conversation)
 
     # Constraining.
 
@@ -313,6 +175,8 @@ class ChatFormat:
         """
         if not tools and wish.answer is None:
             return None
+        if prompt.begun and wish.answer is not None and not wish.must_call:
+            return replace(wish.answer, begun=prompt.begun)
         writer = GrammarWriter(self._reading_form(tools, raw=False), wish.callable(tools), control)
         state = {"in_thought": prompt.in_thought, "may_think": prompt.may_think}
         if not tools:
@@ -328,12 +192,14 @@ class ChatFormat:
 
     def reader(self, prompt: Prompt, tools: Sequence[Tool]) -> AnswerReader:
         """A reader for one answer to a prompt."""
-        form = self._reading_form(tools, raw=self.reasoning is Reasoning.RAW)
+        is_raw = self.reasoning is Reasoning.RAW
+        form = self._reading_form(tools, raw=is_raw)
         if form.channels is not None:
-            return ChannelReader(form.channels, tools)
-        if form == AnswerForm():
-            return PlainReader()
-        return FormReader(form, tools, in_thought=prompt.in_thought and form.thought is not None)
+            return ChannelReader(form.channels, tools, in_text=bool(prompt.begun))
+        in_thought = prompt.in_thought and form.thought is not None
+        if form.thought is None and not is_raw:
+            form = replace(form, thought=UNANNOUNCED_THOUGHT)
+        return FormReader(form, tools, in_thought=in_thought, in_text=bool(prompt.begun))
 
     def _reading_form(self, tools: Sequence[Tool], *, raw: bool) -> AnswerForm:
         form = self.form

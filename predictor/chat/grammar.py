@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from predictor.chat.argument_grammar import PARAM, ArgumentWriter
+from predictor.chat.argument_grammar import ArgumentWriter
 from predictor.chat.form import AnswerForm, CallForm, Pattern
 from predictor.chat.rules import ControlTokens
+from predictor.chat.schemas import moved
 from predictor.chat.tools import Tool
-from predictor.structured.grammar import MAX_DEPTH, Grammar, depth, inline_schema, is_costly
+from predictor.chat.value_rules import PARAM
+from predictor.errors import InvalidRequest
+from predictor.structured.grammar import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_WRITTEN,
+    Grammar,
+    depth,
+    inline_schema,
+    is_costly,
+)
 
 _SPACE = r"/[ \n]{0,4}/"
 
@@ -42,6 +54,10 @@ class GrammarWriter(ArgumentWriter):
             # As for every schema: refused before anything walks down into it.
             if depth(tool.parameters) > MAX_DEPTH:
                 inline_schema(tool.parameters, PARAM, strict=tool.strict)
+        if sum(len(json.dumps(tool.parameters)) for tool in tools) > MAX_CHARACTERS:
+            raise InvalidRequest(
+                f"the schemas in {PARAM} are longer than {MAX_CHARACTERS} characters together", param=PARAM
+            )
 
     # Whole answers.
 
@@ -70,23 +86,48 @@ class GrammarWriter(ArgumentWriter):
     ) -> Grammar:
         lines = [f"start: {self._thought(in_thought=in_thought, may_think=may_think)} body"]
         lines.append(f"body: {what}")
-        costly = False
         if "calls" in what:
-            lines.append(f"calls: {self._calls(parallel=parallel)}")
-            costly = any(is_costly(tool.parameters) for tool in self._tools)
+            calls = self._calls(parallel=parallel) if answer is None else self._calls_beside(parallel)
+            lines.append(f"calls: {calls}")
+        first: list[str] = []
         if answer is not None:
             before, after = self._text_marks()
             lines.append(f"text: {self.literal(before)} inner {self.literal(after)}")
             lines.append(re.sub(r"^start\s*:", "inner:", answer.text, count=1, flags=re.MULTILINE))
-            costly = costly or answer.is_costly
-        lines += self.lines()
-        return Grammar("\n".join(lines), PARAM if answer is None else answer.param, costly)
+            first = [f"{answer.param}#"] if "%json " in answer.text else []
+        return self._grammar(
+            [*lines, *self.lines()], PARAM if answer is None else answer.param, first, answer
+        )
+
+    def _grammar(
+        self, lines: Sequence[str], param: str, first: Sequence[str] = (), answer: Grammar | None = None
+    ) -> Grammar:
+        """The grammar of some rules; `first` tells where the schemas before those of tools come from."""
+        return Grammar(
+            "\n".join(lines),
+            param,
+            is_costly=self.has_limits
+            or any(is_costly(tool.parameters) for tool in self._tools)
+            or (answer is not None and answer.is_costly),
+            most=MAX_WRITTEN,
+            not_enforced=tuple(self._place(place) for place in self.not_enforced),
+            origins=(
+                *first,
+                *(self._place(self.pointers[name]) for name in self.rules if name in self.pointers),
+            ),
+        )
+
+    def _place(self, pointer: str) -> str:
+        """A place in a tool's schema behind the field; the number is left out where there is one tool."""
+        if len(self._tools) > 1:
+            return f"{PARAM}{pointer}"
+        return f"{PARAM}#{pointer.partition(']')[2]}"
 
     def _text_marks(self) -> tuple[str, str]:
         channels = self._form.channels
         if channels is not None:
             return channels.texts[0] + channels.header_end, ""
-        return self._form.content.start, ""
+        return self._form.content.start if self._form.content.is_certain else "", ""
 
     def _thought(self, *, in_thought: bool, may_think: bool) -> str:
         channels = self._form.channels
@@ -116,23 +157,20 @@ class GrammarWriter(ArgumentWriter):
         Raises:
             InvalidRequest: a schema is too deep, or all together are too long.
         """
-        costly = any(is_costly(tool.parameters) for tool in self._tools)
         channels = self._form.channels
         if channels is not None:
             trigger = (channels.call[0] or "").strip()
             if not trigger or trigger == "to=":
                 return None
-            lines = [f"start: {self._channel_call(named=False)}"]
-            lines += self.lines()
-            return Lazily(trigger, Grammar("\n".join(lines), PARAM, costly), not parallel, at_start=False)
+            start = f"start: {self._channel_call(named=False)}"
+            return Lazily(trigger, self._grammar([start, *self.lines()], PARAM), not parallel, at_start=False)
         form = self._form.calls
         if form is None:
             return None
         head = "".join(part if part is not None else "\0" for part in form.head).lstrip()
         rest = _pattern(head.removeprefix(form.trigger))
-        lines = [f"start: {self._calls(parallel=parallel, head=rest)}"]
-        lines += self.lines()
-        grammar = Grammar("\n".join(lines), PARAM, costly)
+        start = f"start: {self._calls(parallel=parallel, head=rest)}"
+        grammar = self._grammar([start, *self.lines()], PARAM)
         return Lazily(form.trigger, grammar, not parallel or form.is_bare, at_start=form.is_bare)
 
     def _calls(self, *, parallel: bool, head: Pattern | None = None) -> str:
@@ -161,6 +199,25 @@ class GrammarWriter(ArgumentWriter):
         if tail and tail[-1]:
             tail = (*tail[:-1], tail[-1].rstrip())
         return f"{begin} {self.pattern(head)} {call}{more} {self.pattern(tail)}"
+
+    def _calls_beside(self, parallel: bool) -> str:
+        """Calls that may stand in place of another answer."""
+        form = self._form.calls
+        if form is None or not form.is_bare:
+            return self._calls(parallel=parallel)
+        # A call begins like the JSON that an answer may be, so it must be JSON for llguidance, too.
+        key = re.findall(r'"(\w+)"', form.middle[-1] or "")[-1]
+        for i, tool in enumerate(self._tools):
+            members = {"name": {"const": tool.name}, key: moved(tool.parameters, f"#/properties/{key}")}
+            call = {
+                "type": "object",
+                "properties": members,
+                "required": ["name", key],
+                "additionalProperties": False,
+            }
+            self.rules[f"bare_{i}"] = inline_schema(call, PARAM, strict=tool.strict)
+            self.pointers[f"bare_{i}"] = f"[{i}]"
+        return " | ".join(f"bare_{i}" for i in range(len(self._tools)))
 
     def _call_rule(self, form: CallForm) -> str:
         for i, tool in enumerate(self._tools):

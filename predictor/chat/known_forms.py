@@ -1,7 +1,8 @@
 """Forms that a template's renderings don't tell, written by hand; each is known by words of its template.
 
 Sources: https://github.com/openai/harmony (gpt-oss), https://functionary.meetkai.com (functionary 3.2),
-https://huggingface.co/LiquidAI (LFM2), https://huggingface.co/ibm-granite (Granite 3.3) and
+https://huggingface.co/LiquidAI (LFM2), https://huggingface.co/ibm-granite (Granite 3.3),
+https://huggingface.co/ServiceNow-AI (Apriel 1.5) and
 https://github.com/NousResearch/Hermes-Function-Calling (Hermes, the form for models that have none).
 """
 
@@ -10,9 +11,11 @@ from __future__ import annotations
 from predictor.chat.form import (
     CallForm,
     ChannelForm,
+    ContentForm,
     JsonArguments,
     PythonArguments,
     TaggedArguments,
+    ThoughtForm,
 )
 
 HERMES = CallForm(
@@ -58,6 +61,30 @@ _LIQUID = CallForm(
 _DESCRIBED = (
     (("respond only with <|tool_call|> followed by a JSON list",), _GRANITE),
     (("List of tools: ", "<|im_start|>"), _LIQUID),
+)
+
+UNANNOUNCED_THOUGHT = ThoughtForm("<think>\n", "\n</think>\n\n")
+"""Of models whose template says nothing of thoughts: some keep the template of a model that doesn't think."""
+# Of templates that ask for thoughts in words, and never show one.
+_DESCRIBED_THOUGHTS = (
+    (
+        ("<think></think>", "<response></response>"),
+        ThoughtForm("<think>", "</think>"),
+        ContentForm("<response>", "</response>", is_certain=False),
+    ),
+    (
+        ("[BEGIN FINAL RESPONSE] ... [END FINAL RESPONSE]",),
+        ThoughtForm("Here are my reasoning steps:\n", "\n[BEGIN FINAL RESPONSE]\n"),
+        ContentForm("", "\n[END FINAL RESPONSE]", is_certain=False),
+    ),
+)
+# Where a template never shows a thought, these tell that its model thinks nevertheless.
+_KNOWN_THOUGHTS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
 
 _HARMONY = ChannelForm(
@@ -109,6 +136,30 @@ _CHANNELS = (
 def described_calls(source: str) -> CallForm | None:
     """The form of calls that a template describes in words only."""
     return next((form for words, form in _DESCRIBED if all(word in source for word in words)), None)
+
+
+def described_thoughts(source: str) -> tuple[ThoughtForm, ContentForm] | None:
+    """The form of thoughts and of what follows them, where a template describes both in words only."""
+    return next(
+        (
+            (thought, content)
+            for words, thought, content in _DESCRIBED_THOUGHTS
+            if all(word in source for word in words)
+        ),
+        None,
+    )
+
+
+def known_thought(source: str, opened: str) -> ThoughtForm | None:
+    """The form of thoughts whose marks are in a template.
+
+    Args:
+        source: of the template.
+        opened: what a prompt ends with.
+    """
+    return next(
+        (ThoughtForm(start, end) for start, end in _KNOWN_THOUGHTS if end in source or start in opened), None
+    )
 
 
 def known_channels(source: str) -> ChannelForm | None:

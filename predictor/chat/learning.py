@@ -10,18 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from predictor.chat.abilities import (
-    ANSWER,
-    NAMES,
-    THOUGHT,
-    USER,
-    Abilities,
-    Prober,
-    answer,
-    calls_of,
-    probe_tool,
-    user,
-)
+from predictor.chat.abilities import Abilities
 from predictor.chat.argument_styles import VALUES, find_arguments
 from predictor.chat.comparing import (
     FIRST_MARK,
@@ -40,16 +29,21 @@ from predictor.chat.comparing import (
     without_thought,
 )
 from predictor.chat.form import AnswerForm, CallForm, ContentForm, ThoughtForm
+from predictor.chat.known_forms import described_thoughts, known_thought
 from predictor.chat.matching import common_start
+from predictor.chat.probing import (
+    ANSWER,
+    NAMES,
+    THOUGHT,
+    USER,
+    Prober,
+    answer,
+    calls_of,
+    probe_tool,
+    user,
+)
 from predictor.chat.template import ChatTemplate
 
-# Where a template never shows a thought, these tell that its model thinks nevertheless.
-_KNOWN_THOUGHTS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<thinking>", "</thinking>"),
-    ("<|inner_prefix|>", "<|inner_suffix|>"),
-)
 _SPEAKS_OF_THOUGHT = re.compile(r"think|reason|thought", re.IGNORECASE)
 
 
@@ -78,6 +72,9 @@ class _Learner:
         content_end = self._content_end(content_tail, call_tail)
         thought, content_start = self._thought()
         content = ContentForm(content_start, content_end)
+        described = described_thoughts(self._template.source) if not self._shows_thoughts() else None
+        if described is not None:
+            thought, content = described
         calls = self._calls(thought, content) if self._abilities.shows_calls else None
         return AnswerForm(thought, content, calls)
 
@@ -169,7 +166,7 @@ class _Learner:
         """The form of thoughts, and what begins the content behind one."""
         plain = self._behind_header(answer())
         content_start = plain.partition(ANSWER)[0]
-        if not (self._abilities.thought_fields or self._abilities.thought_parts):
+        if not self._shows_thoughts():
             return self._known_thought(), last_marks(content_start, self._known_thought())
         with_text = self._behind_header(self._thinking(answer()), thinking=True)
         between_text = between(with_text, THOUGHT, ANSWER)
@@ -195,18 +192,16 @@ class _Learner:
             return ThoughtForm(start, between_text), ""
         return ThoughtForm(start, before_call_end), last_marks(content_start, None)
 
+    def _shows_thoughts(self) -> bool:
+        return bool(self._abilities.thought_fields) or self._abilities.thought_parts
+
     def _opened(self) -> str:
         """What the prompt opens for a thought."""
         prompt = self._prober.render([user()], self._tools, thinking=True) or ""
         return prompt[prompt.rfind(USER) + len(USER) + len(self._header) :]
 
     def _known_thought(self) -> ThoughtForm | None:
-        opened = self._opened()
-        source = self._template.source
-        for start, end in _KNOWN_THOUGHTS:
-            if end in source or start in opened:
-                return ThoughtForm(start, end)
-        return None
+        return known_thought(self._template.source, self._opened())
 
     # Calls.
 

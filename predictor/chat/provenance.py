@@ -202,10 +202,6 @@ class Prompt:
         """The first `end` characters; a negative number counts from the end."""
         return Prompt.of(self._traced()[:end])
 
-    def followed_by(self, text: str) -> Prompt:
-        """The prompt with more text behind it, which counts as the template's unless it is `Traced`."""
-        return Prompt.of(self._traced() + text)
-
     def starts_with(self, token: str) -> bool:
         """Whether it begins with a token that the template wrote."""
         first = self.segments[0] if self.segments else Segment("", True)

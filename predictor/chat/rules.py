@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from predictor.chat.form import Pattern
 
@@ -23,10 +23,17 @@ class RuleWriter:
 
     Args:
         control: the control tokens among the texts, which a grammar must name by id.
+
+    Attributes:
+        rules: by name.
+        pointers: of the rules that hold a JSON schema, where in the request it stands.
+        has_limits: whether there is a rule for texts that are limited in any way.
     """
 
     def __init__(self, control: ControlTokens) -> None:
         self.rules: dict[str, str] = {}
+        self.pointers: dict[str, str] = {}
+        self.has_limits = False
         self._control = control
 
     def lines(self) -> list[str]:
@@ -46,6 +53,17 @@ class RuleWriter:
             self.rules[f"{name}_before[suffix={json.dumps(before)}]"] = _ANYTHING
             self.rules[name] = f"{name}_before {' '.join(pieces[at:])}"
         return name
+
+    def limited(self, name: str, terminals: Sequence[str], mark: str) -> str:
+        """As `until`, for a text that matches all of some terminals as a whole."""
+        pieces = self._pieces(mark)
+        at = next((i for i, piece in enumerate(pieces) if piece.startswith("<[")), len(pieces))
+        self.has_limits = True
+        terminal = name.upper()
+        # A lazy match would end at the first mark, whether or not the text before it is long enough.
+        without = f"~(/(?s:.*)/ {json.dumps(mark)} /(?s:.*)/)"
+        self.rules[terminal] = " ".join([f"({' & '.join([_ANYTHING, *terminals, without])})", *pieces[:at]])
+        return " ".join([terminal, *pieces[at:]])
 
     def pattern(self, pattern: Pattern) -> str:
         """A pattern as a part of a rule, its holes as ids."""

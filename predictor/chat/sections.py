@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from predictor.chat.values import NOTHING, literal
+from predictor.chat.python_literals import PythonReader
+from predictor.chat.values import literal
 
 _NAME_KEYS = ("name", "tool_name", "function")
 _ARGUMENT_KEYS = ("arguments", "parameters", "args")
 
+Schemas = Mapping[str, Mapping[str, Any]]
+"""Of the arguments of each function, by its name."""
 NamedArguments = tuple[str, str]
 """The name of a function and the JSON text of its arguments."""
 
@@ -62,67 +64,27 @@ def _has_arguments(item: Any) -> bool:
     return any(key in item for key in _ARGUMENT_KEYS)
 
 
-_CALL = re.compile(r"\s*,?\s*([\w./:@-]+)\(")
-_KEYWORD = re.compile(r"\s*,?\s*([^\s=,()]+)\s*=\s*")
-_TEXT_END = re.compile(r"\s*(?:\)\s*(?:\Z|,\s*[\w./:@-]+\()|,\s*[^\s=,()'\"]+\s*=)")
+_CALL = re.compile(r"\s*,?\s*([\w./:@-]+)(?=\()")
 
 
-def python_calls(text: str) -> list[NamedArguments] | None:
+def python_calls(text: str, schemas: Schemas) -> list[NamedArguments] | None:
     """The calls in `name(key=value, ...), ...`; None where the text is anything else.
 
-    Texts may hold line breaks and quotes, as templates write them without escapes: a text ends at the quote
-    that an argument or the call's end follows.
+    Args:
+        text: what the model wrote.
+        schemas: of the arguments of each function.
     """
-    text = text.strip()
+    text = text.rstrip()
     calls: list[NamedArguments] = []
     at = 0
     while at < len(text):
         head = _CALL.match(text, at)
         if head is None:
             return None
-        members: dict[str, Any] = {}
-        at = head.end()
-        while (key := _KEYWORD.match(text, at)) is not None:
-            value, end = _python_value(text, key.end())
-            if value is NOTHING:
-                return None
-            members[key[1]] = value
-            at = end
-        closing = re.compile(r"\s*\)").match(text, at)
-        if closing is None:
+        reader = PythonReader(schemas.get(head[1], {}))
+        arguments, taken = reader.take_last(text[head.end() :])
+        if not reader.is_done:
             return None
-        calls.append((head[1], json.dumps(members, ensure_ascii=False)))
-        at = closing.end()
+        calls.append((head[1], arguments))
+        at = head.end() + taken
     return calls or None
-
-
-def _python_value(text: str, at: int) -> tuple[Any, int]:
-    if text[at : at + 1] in ("'", '"'):
-        return _python_text(text, at)
-    # The shortest text up to a comma or bracket that is a value.
-    for end in re.finditer(r"[,)]|\Z", text[at:]):
-        value = literal(text[at : at + end.start()])
-        if value is not NOTHING:
-            return value, at + end.start()
-    return NOTHING, at
-
-
-def _python_text(text: str, at: int) -> tuple[Any, int]:
-    quote = text[at]
-    end = text.find(quote, at + 1)
-    while end >= 0:
-        if _TEXT_END.match(text, end + 1):
-            return _unescaped(text[at : end + 1]), end + 1
-        end = text.find(quote, end + 1)
-    return NOTHING, at
-
-
-def _unescaped(quoted: str) -> str:
-    """A Python text; one that isn't Python is taken as it stands."""
-    if "\\" in quoted:
-        try:
-            value = ast.literal_eval(quoted.replace("\n", "\\n"))
-        except (ValueError, SyntaxError):
-            return quoted[1:-1]
-        return value if isinstance(value, str) else quoted[1:-1]
-    return quoted[1:-1]

@@ -26,12 +26,14 @@ class Tool:
         parameters: JSON schema of its arguments, which are one JSON object.
         strict: whether every keyword of the schema must be enforced.
         definition: OpenAI's `{"type": "function", "function": {...}}`, without fields that are null.
+        not_enforced: JSON pointers to keywords that were taken out of the schema, as nothing enforces them.
     """
 
     name: str
     parameters: Mapping[str, Any]
     strict: bool
     definition: Mapping[str, Any]
+    not_enforced: tuple[str, ...] = ()
 
 
 def read_tools(value: Any) -> list[Tool]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from predictor.chat.answer_reader import AnswerReader, PlainReader
+from predictor.chat.answer_reader import AnswerReader
 from predictor.chat.events import Event
-from predictor.chat.format import AnswerWish, ChatFormat, Conversation, Prompt
+from predictor.chat.format import AnswerWish, ChatFormat
+from predictor.chat.prompting import Conversation, Prompt
 from predictor.engine.request import Delta, FinishReason, TokenLogprob
 from predictor.generation.streams import RequestStream
 from predictor.structured.compiler import MakeConstraint
@@ -62,7 +63,6 @@ class ChatReader:
     def __init__(self, reader: AnswerReader, *, thinks: bool) -> None:
         self._reader = reader
         self._reasoning_tokens = 0 if thinks else None
-        self.is_plain = isinstance(reader, PlainReader)
 
     @property
     def calls(self) -> int:
@@ -76,14 +76,14 @@ class ChatReader:
 
     @property
     def reasoning_tokens(self) -> int | None:
-        """Tokens of thoughts so far, None where the model never thinks."""
+        """Tokens of thoughts so far, None where the model has no thoughts."""
         return self._reasoning_tokens
 
     def push(self, delta: Delta) -> list[Event]:
         """The events of the next delta; the last one ends the answer."""
         thought = self._reader.is_thinking
         events = self._reader.push(delta.text)
-        if self._reasoning_tokens is not None and (thought or self._reader.is_thinking):
+        if thought or self._reader.is_thinking:
             self._reasoning_tokens = delta.completion_tokens
         if delta.finish_reason is not None:
             events = events + self._reader.finish()

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from predictor.background import stop_if_abandoned
-from predictor.chat.format import ChatFormat, Conversation, Prompt
+from predictor.chat.format import ChatFormat
 from predictor.chat.grammar import Lazily
+from predictor.chat.prompting import Conversation, Prompt
+from predictor.chat.tools import Tool
 from predictor.chat.turns import own_text, weaknesses
 from predictor.engine.infill_tokens import InfillTokens
 from predictor.engine.request import FinishReason, Request, TokenLogprob
@@ -187,7 +189,8 @@ class TextGenerator:
                 can't be used.
             NoChatTemplate: the model has no template.
         """
-        chat_format, prompt, tokens = await self._chat_prompt(request.conversation)
+        conversation = replace(request.conversation, thought_tokens=request.thought_tokens)
+        chat_format, prompt, tokens = await self._chat_prompt(conversation)
         make = await self._constraint(chat_format, prompt, request)
         return PreparedChat(tokens, make, self._marks, chat_format, prompt, request)
 
@@ -238,7 +241,10 @@ class TextGenerator:
         self, chat_format: ChatFormat, prompt: Prompt, request: ChatRequest
     ) -> MakeConstraint | None:
         control = {text.decode("utf-8", "replace"): token for token, text in self._marks.items()}
-        wanted = chat_format.constraint(request.wish, request.conversation.tools, prompt, control)
+        tools = request.conversation.tools
+        if not chat_format.has_json_arguments:
+            tools = [await self._enforceable(tool) for tool in tools]
+        wanted = chat_format.constraint(request.wish, tools, prompt, control)
         thought = _thought_marks(chat_format, prompt)
         make: MakeConstraint | None = None
         if isinstance(wanted, Lazily):
@@ -258,6 +264,11 @@ class TextGenerator:
         pieces = await self.constraints.pieces(self._marks)
         bounded = with_thought_budget(make, thought, pieces, end, request.thought_tokens)
         return MakeConstraint(bounded, () if make is None else make.not_enforced)
+
+    async def _enforceable(self, tool: Tool) -> Tool:
+        """A tool of whose schema all that is left could be enforced in JSON."""
+        schema, left = await self.constraints.enforceable(tool.parameters, "tools", strict=tool.strict)
+        return replace(tool, parameters=schema, not_enforced=left) if left else tool
 
     def _tokens_of_all(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         with self.engine.hold_vocabulary():

@@ -51,7 +51,8 @@ class BackgroundLoad:
             StartupError: the model or its chat template can't be used.
         """
         # Not at the top, so that the load begins first.
-        from predictor.chat.format import ChatFormat, Reasoning
+        from predictor.chat.format import ChatFormat
+        from predictor.chat.prompting import Reasoning
         from predictor.chat.template import ChatTemplate
         from predictor.generation.embedding import TextEmbedder
         from predictor.generation.text import TextGenerator

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from predictor.engine.constraint import TokenConstraint
 from predictor.engine.vocabulary import Vocabulary
@@ -19,8 +19,8 @@ from predictor.errors import InvalidRequest
 from predictor.structured.check import limits
 from predictor.structured.checker import GrammarChecker
 from predictor.structured.constraint import GrammarConstraint, TriggeredConstraint
-from predictor.structured.grammar import Grammar
-from predictor.structured.leniency import has_lenient_schema, passed_over
+from predictor.structured.grammar import Grammar, is_costly, json_schema_grammar
+from predictor.structured.leniency import has_lenient_schema, passed_over, schema_of
 from predictor.structured.thinking import Pieces, ThoughtMarks, ThoughtTracker
 
 if TYPE_CHECKING:
@@ -87,14 +87,28 @@ class ConstraintCompiler:
         """A maker of constraints that hold a whole answer to `grammar`; each sequence needs one of its own.
 
         Raises:
-            InvalidRequest: the grammar can't be compiled, or takes too much to do so.
+            InvalidRequest: the grammar can't be compiled, takes too much to do so, or doesn't allow what has
+                been begun.
         """
         compiled = await self._compile(grammar)
         size = len(compiled.vocabulary.pieces)
+        start = _behind(grammar.begun, compiled, grammar.param) if grammar.begun else compiled.matcher
         return MakeConstraint(
-            lambda: GrammarConstraint(compiled.matcher.deep_copy(), size, grammar.param),
-            compiled.not_enforced,
+            lambda: GrammarConstraint(start.deep_copy(), size, grammar.param), compiled.not_enforced
         )
+
+    async def enforceable(
+        self, schema: Mapping[str, Any], param: str, *, strict: bool
+    ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        """A schema without the keywords that can't be enforced, and JSON pointers to these.
+
+        Raises:
+            InvalidRequest: there are such in a strict schema, or it takes too much to find out.
+        """
+        if not is_costly(schema):
+            return schema, ()
+        text, dropped = await self._tried(json_schema_grammar(schema, param, strict=strict))
+        return schema_of(text), dropped
 
     async def pieces(self, marks: Mapping[int, bytes]) -> Pieces:
         """Bytes of each token as they show in answers.
@@ -148,10 +162,10 @@ class ConstraintCompiler:
         dropped: tuple[str, ...] = ()
         if grammar.is_costly:
             text, dropped = await self._tried(grammar)
-        problem, compiled = await self._compiled(text, grammar.param, dropped)
+        problem, compiled = await self._compiled(text, grammar, dropped)
         if problem and not grammar.is_costly and has_lenient_schema(text):
             text, dropped = await self._tried(grammar)
-            problem, compiled = await self._compiled(text, grammar.param, dropped)
+            problem, compiled = await self._compiled(text, grammar, dropped)
         if compiled is None:
             raise _refused(grammar, problem)
         if compiled.not_enforced:
@@ -165,11 +179,15 @@ class ConstraintCompiler:
             raise _refused(grammar, verdict.problem)
         return verdict.text, verdict.not_enforced
 
-    async def _compiled(self, text: str, param: str, dropped: Sequence[str]) -> tuple[str, _Compiled | None]:
+    async def _compiled(
+        self, text: str, grammar: Grammar, dropped: Sequence[str]
+    ) -> tuple[str, _Compiled | None]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._compile_here, text, param, dropped)
+        return await loop.run_in_executor(self._threads, self._compile_here, text, grammar, dropped)
 
-    def _compile_here(self, text: str, param: str, dropped: Sequence[str]) -> tuple[str, _Compiled | None]:
+    def _compile_here(
+        self, text: str, grammar: Grammar, dropped: Sequence[str]
+    ) -> tuple[str, _Compiled | None]:
         """The compiled grammar, or why it can't be compiled."""
         from llguidance import LLMatcher
 
@@ -181,8 +199,8 @@ class ConstraintCompiler:
         if matcher.is_error():
             return matcher.get_error(), None
         places = [*dropped, *passed_over(text, matcher.get_grammar_warnings())]
-        not_enforced = tuple(f"{param}{place}" if place[0] == "[" else f"{param}#{place}" for place in places)
-        return "", _Compiled(matcher, tokenizer, vocabulary, not_enforced)
+        named = (*grammar.not_enforced, *(grammar.named(place) for place in places))
+        return "", _Compiled(matcher, tokenizer, vocabulary, tuple(dict.fromkeys(named)))
 
     def _read(self) -> tuple[LLTokenizer, Vocabulary]:
         with self._reading:
@@ -192,6 +210,19 @@ class ConstraintCompiler:
                 self._tokenizer = _tokenizer(self._vocabulary)
                 logger.info("read the vocabulary for grammars in %.2f s", time.perf_counter() - started)
             return self._tokenizer, self._vocabulary
+
+
+def _behind(begun: str, compiled: _Compiled, param: str) -> LLMatcher:
+    """The matcher behind what an answer has begun with."""
+    matcher = compiled.matcher.deep_copy()
+    tokens = compiled.tokenizer.tokenize_bytes(begun.encode())
+    if matcher.validate_tokens(tokens) < len(tokens) or not matcher.consume_tokens(tokens):
+        raise InvalidRequest(
+            f"the last message is to be continued, but it doesn't begin what {param} allows", param=param
+        )
+    if matcher.is_stopped():
+        raise InvalidRequest(f"the last message is all that {param} allows already", param=param)
+    return matcher
 
 
 def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer:

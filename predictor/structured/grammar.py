@@ -15,7 +15,9 @@ from predictor.errors import InvalidRequest
 from predictor.structured.leniency import schema_nodes
 
 MAX_CHARACTERS = 256 * 1024
-"""Of one grammar, the schemas in it included."""
+"""Of one grammar that a request brings, the schemas in it included."""
+MAX_WRITTEN = 4 * MAX_CHARACTERS
+"""Of one that is written here from what a request brings."""
 MAX_DEPTH = 64
 MAX_RULES = 500
 
@@ -23,7 +25,9 @@ MAX_RULES = 500
 _WHITE_SPACE = r" |\n{1,2}[ \t]{0,20}"
 # Each of these is multiplied with what stands beside it.
 _ALTERNATIVES = frozenset({"$ref", "anyOf", "oneOf"})
-_SAYS_NOTHING = frozenset(
+_NUMBER = re.compile(r"\[(\d+)\]")
+_DEFINITIONS = ("/$defs/", "/definitions/")
+SAYS_NOTHING = frozenset(
     {
         *("$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description"),
         *("discriminator", "example", "examples", "readOnly", "title", "writeOnly", "x-guidance"),
@@ -34,7 +38,7 @@ _CHEAP = frozenset(
     {
         *("additionalProperties", "const", "enum", "items", "prefixItems", "properties", "required", "type"),
         *_ALTERNATIVES,
-        *_SAYS_NOTHING,
+        *SAYS_NOTHING,
     }
 )
 # With numbers that are far from the end of their type, beyond which llguidance has been seen to crash.
@@ -55,15 +59,35 @@ class Grammar:
         text: in Lark syntax, with a rule `start`.
         param: the request field it comes from, for error messages.
         is_costly: whether it must be tried in a process of its own before it is compiled here.
+        not_enforced: places of keywords that it passes over, each the request's field and a JSON pointer.
+        origins: of the schemas in the text in their order, the field and the pointer where each stands.
+        most: characters that the text may have.
+        begun: what of the answer is there already, and which it goes on with.
     """
 
     text: str
     param: str
     is_costly: bool = False
+    not_enforced: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    most: int = MAX_CHARACTERS
+    begun: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.text) > MAX_CHARACTERS:
-            raise InvalidRequest(f"{self.param} is longer than {MAX_CHARACTERS} characters", param=self.param)
+        if len(self.text) > self.most:
+            raise InvalidRequest(f"{self.param} is longer than {self.most} characters", param=self.param)
+
+    def named(self, place: str) -> str:
+        """A place in one of the text's schemas, `[number]` and a pointer, as a place in the request."""
+        found = _NUMBER.match(place)
+        number = int(found[1]) if found else 0
+        if number >= len(self.origins):
+            return f"{self.param}{place}" if found else f"{self.param}#{place}"
+        inner = place[found.end() :] if found else place
+        origin = self.origins[number]
+        if inner.startswith(_DEFINITIONS):  # They stand at the root of the schema that the place is in.
+            origin = re.sub(r"(?<=[#\]])/.*", "", origin)
+        return f"{origin}{inner}"
 
 
 def json_schema_grammar(schema: Any, param: str, *, strict: bool) -> Grammar:
@@ -72,7 +96,8 @@ def json_schema_grammar(schema: Any, param: str, *, strict: bool) -> Grammar:
     Raises:
         InvalidRequest: the schema isn't a JSON object, or is too large or too deep.
     """
-    return Grammar(f"start: {inline_schema(schema, param, strict=strict)}", param, is_costly(schema))
+    text = f"start: {inline_schema(schema, param, strict=strict)}"
+    return Grammar(text, param, is_costly(schema), origins=(f"{param}#",))
 
 
 def inline_schema(schema: Any, param: str, *, strict: bool) -> str:
@@ -138,9 +163,13 @@ def regex_grammar(pattern: str, param: str) -> Grammar:
     Raises:
         InvalidRequest: it is too long.
     """
-    anchored = _ANCHORS.sub("", pattern) or "()"
-    one_line = anchored.replace("\n", "\\n").replace("\r", "\\r")
-    return Grammar(f"start: /{_SLASH.sub(_escaped_slash, one_line)}/", param, is_costly=True)
+    return Grammar(f"start: {lark_regex(_ANCHORS.sub('', pattern))}", param, is_costly=True)
+
+
+def lark_regex(pattern: str) -> str:
+    """A regular expression as a terminal."""
+    one_line = pattern.replace("\n", "\\n").replace("\r", "\\r")
+    return f"/{_SLASH.sub(_escaped_slash, one_line) or '()'}/"
 
 
 def is_costly(schema: Any) -> bool:
@@ -148,7 +177,7 @@ def is_costly(schema: Any) -> bool:
     references = 0
     for _, node in schema_nodes(schema):
         alternatives = _ALTERNATIVES & node.keys()
-        if alternatives and len(node.keys() - _SAYS_NOTHING) > 1:
+        if alternatives and len(node.keys() - SAYS_NOTHING) > 1:
             return True
         if not all(_is_cheap(key, value) for key, value in node.items()):
             return True
@@ -166,7 +195,9 @@ def _is_cheap(key: str, value: Any) -> bool:
 
 def _alternatives(value: Any) -> int:
     """How many there are in a list, but for references, which are counted by themselves; else 1."""
-    return sum("$ref" not in item for item in _inner(value)) if isinstance(value, list) else 1
+    if not isinstance(value, list):
+        return 1
+    return sum(not (isinstance(item, Mapping) and "$ref" in item) for item in value)
 
 
 def depth(value: Any) -> int:

@@ -52,6 +52,12 @@ def has_lenient_schema(grammar: str) -> bool:
     return any(_is_lenient(schema) for _, _, schema in _schemas(grammar))
 
 
+def schema_of(grammar: str) -> dict[str, Any]:
+    """The schema that a grammar holds, without options."""
+    _, _, schema = next(_schemas(grammar))
+    return {key: value for key, value in schema.items() if key != _OPTIONS}
+
+
 def without_unenforceable(grammar: str, problem_of: Problem) -> tuple[str, list[str], list[str]]:
     """A grammar whose schemas lack the keywords that can't be enforced, where they aren't strict.
 

@@ -10,7 +10,7 @@ from template_corpus import NAMES, each_template
 from written_answers import chat_format, tool
 
 from predictor.chat.conversation import read_messages
-from predictor.chat.format import Conversation
+from predictor.chat.prompting import Conversation
 from predictor.chat.tools import read_tools
 from predictor.errors import InvalidRequest
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from predictor.chat.format import ChatFormat, Conversation
+from predictor.chat.format import ChatFormat
+from predictor.chat.prompting import Conversation
 from predictor.chat.template import ChatTemplate
 from predictor.chat.tools import MAX_TOOLS, read_tools
 from predictor.errors import InvalidRequest

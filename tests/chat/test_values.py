@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from predictor.chat.sections import python_calls
-from predictor.chat.values import from_bare_keys, from_elements, kinds, property_schema, read_value
+from predictor.chat.schemas import kinds, property_schema
+from predictor.chat.values import from_elements, read_value
 
 ROOT: dict[str, Any] = {
     "type": "object",
@@ -50,18 +50,16 @@ def test_the_types_that_a_schema_allows(key: str, expected: set[str]) -> None:
         ("True", {"boolean"}, True),
         ("{'a': [1, None]}", {"object"}, {"a": [1, None]}),
         ('{"a": None}', {"object"}, {"a": None}),
+        ("{'a': true}", {"object"}, {"a": True}),
+        ("'a' or 'b'", set(), "'a' or 'b'"),
+        ("NaN", {"number"}, "NaN"),
+        ("1e999", set(), "1e999"),
         ("Rome", {"integer"}, "Rome"),
         ("Rome", set(), "Rome"),
     ],
 )
 def test_bare_texts(text: str, allowed: set[str], expected: Any) -> None:
     assert read_value(text, frozenset(allowed)) == expected
-
-
-def test_bare_keys() -> None:
-    text = '{city:<q>Ro: "me", {x}<q>,n:-1,o:{a:[1,None,true],b:<q><q>},<q>k 1<q>:2}'
-    expected = '{"city":"Ro: \\"me\\", {x}","n":-1,"o":{"a":[1,null,true],"b":""},"k 1":2}'
-    assert from_bare_keys(text, "<q>") == expected
 
 
 def test_elements() -> None:
@@ -75,20 +73,3 @@ def test_elements() -> None:
     }
     text = "!<a>!<item>1!</item>!<item>2!</item>!</a>!<e>!</e>!<o>!<t>3!</t>!</o>!<s>!</s>!<u>true!</u>"
     assert from_elements(text, "!", root, root) == {"a": [1, 2], "e": [], "o": {"t": "3"}, "s": "", "u": True}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("f()", [("f", "{}")]),
-        ("f(a='x, y', b=2), g.h()", [("f", '{"a": "x, y", "b": 2}'), ("g.h", "{}")]),
-        ("f(a='it's', b=[1, 2])", [("f", '{"a": "it\'s", "b": [1, 2]}')]),
-        ("f(a='two\nlines')", [("f", '{"a": "two\\nlines"}')]),
-        (r"f(a='tab\tend')", [("f", '{"a": "tab\\tend"}')]),
-        ("f(", None),
-        ("f(a=)", None),
-        ("no call", None),
-    ],
-)
-def test_python(text: str, expected: Any) -> None:
-    assert python_calls(text) == expected

@@ -13,8 +13,9 @@ from template_corpus import template_source
 
 from predictor.chat.events import ArgumentsPart, CallStarted, Event
 from predictor.chat.form import ThoughtForm
-from predictor.chat.format import ChatFormat, Conversation, Prompt
+from predictor.chat.format import ChatFormat
 from predictor.chat.matching import common_start
+from predictor.chat.prompting import Conversation, Prompt
 from predictor.chat.template import ChatTemplate
 from predictor.chat.tools import Tool, read_tools
 

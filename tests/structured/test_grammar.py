@@ -61,6 +61,7 @@ def test_a_requests_own_options_for_the_library_have_no_effect() -> None:
         ({"type": "integer", "minimum": -(2**63), "maximum": -(2**63)}, True),
         ({"type": "object", "properties": {"pattern": {"type": "string", "maxLength": 9}}}, False),
         ({"type": "array", "items": {"type": "number", "someNewKeyword": 1}}, True),
+        ({"anyOf": [None, 3, {"type": "string"}]}, False),
     ],
 )
 def test_which_schemas_are_tried_first(schema: Any, costly: bool) -> None:

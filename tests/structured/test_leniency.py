@@ -107,6 +107,28 @@ async def test_of_several_schemas_only_the_lenient_lose_keywords(compiler: Const
         await compiler.whole(grammar(strict=True))
 
 
+async def test_a_schema_is_cleaned_for_other_notations_than_json(compiler: ConstraintCompiler) -> None:
+    schema, _ = UNENFORCEABLE["inside"]
+    cleaned, left = await compiler.enforceable(schema, "tools", strict=False)
+    assert left == ("/properties/a~1b/anyOf/1/pattern",)
+    assert cleaned["properties"]["a/b"] == {"anyOf": [{"type": "null"}, {"type": "string"}]}
+    assert cleaned["properties"]["size"] == schema["properties"]["size"]
+    plain = {"type": "object", "properties": {"a": {"type": "string"}}}
+    assert await compiler.enforceable(plain, "tools", strict=True) == (plain, ())
+    with pytest.raises(InvalidRequest, match="look-ahead") as caught:
+        await compiler.enforceable(schema, "tools", strict=True)
+    assert caught.value.param == "tools"
+
+
+def test_places_are_named_where_they_stand_in_the_request() -> None:
+    grammar = Grammar("start: a", "tools", origins=("response_format#", "tools[2]/properties/a"))
+    assert grammar.named("[0]/minimum") == "response_format#/minimum"
+    assert grammar.named("[1]/items/pattern") == "tools[2]/properties/a/items/pattern"
+    assert grammar.named("[1]/$defs/b/pattern") == "tools[2]/$defs/b/pattern"
+    assert grammar.named("[7]/minimum") == "tools[7]/minimum"
+    assert Grammar("start: a", "json_schema").named("/minimum") == "json_schema#/minimum"
+
+
 PATTERNS = st.text(alphabet="ab(?=!<)[]{}|\\bdwpL+*^$.-1,", min_size=1, max_size=12)
 # Both bounds at the lowest 64-bit integer end the process that tries them: test_compiler.py has that.
 BOUNDS = st.integers(1 - 2**63, 2**70) | st.floats(-9e18, allow_nan=False, allow_infinity=False)

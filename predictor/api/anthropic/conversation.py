@@ -13,7 +13,7 @@ from predictor.api.anthropic.types import CountTokensRequest
 from predictor.api.chat.fields import continues_last
 from predictor.api.chat.passed_over import log_passed_over
 from predictor.api.chat.wishes import CHOICE, AnswerForm, Choice, make_wish, tool_named
-from predictor.chat.format import Conversation
+from predictor.chat.prompting import Conversation
 from predictor.chat.tools import Tool, read_tools
 from predictor.errors import InvalidRequest, ThreadsUnsupported
 from predictor.generation.chat import ChatRequest

@@ -52,7 +52,7 @@ def make_wish(
     if form is not None and not form.is_json:
         param = form.grammar.param
         raise InvalidRequest(f'{param} can\'t be used with tools, unless {CHOICE} is "none"', param=param)
-    tool = choice if isinstance(choice, Tool) else None
+    tool = choice.name if isinstance(choice, Tool) else None
     wish = AnswerWish(answer, tool, required=choice == "required", parallel=parallel and tool is None)
     return tools, wish
 

@@ -16,7 +16,7 @@ from predictor.api.chat.asking import ask_chat
 from predictor.api.http.error_forms import OPENAI
 from predictor.api.http.errors import last_event
 from predictor.api.http.streaming import DONE, NO_PINGS, EventStream, Pings, ending_with_error, interleaved
-from predictor.api.openai.answers import ChunkWriter, Envelope, Usage, chat_logprobs, wants_chunk
+from predictor.api.openai.answers import ChunkWriter, Envelope, Usage, chat_logprobs
 from predictor.api.openai.output import read_chat
 from predictor.api.openai.types import ChatCompletionRequest
 from predictor.chat.events import ArgumentsPart, CallStarted, Event, Text, Thought
@@ -84,9 +84,10 @@ class _StreamedChoice:
             return
         logprobs = chat_logprobs(delta.logprobs) if self._with_logprobs else None
         events = self.reader.push(delta)
-        if self.reader.is_plain:
-            if wants_chunk(delta):
-                yield self._writer.chat(self._index, delta.text, logprobs)
+        if all(isinstance(event, Text) for event in events):
+            text = "".join(event.text for event in events if isinstance(event, Text))
+            if text or logprobs:
+                yield self._writer.chat(self._index, text, logprobs)
         else:
             if logprobs:  # A token of a mark has no text of its own to go with.
                 yield self._writer.chat(self._index, "", logprobs)

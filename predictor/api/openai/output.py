@@ -12,7 +12,7 @@ from predictor.api.chat.fields import continues_last
 from predictor.api.chat.wishes import CHOICE, Choice, make_wish, tool_named
 from predictor.api.openai.answer_form import read_answer_form
 from predictor.api.openai.types import ChatCompletionRequest
-from predictor.chat.format import Conversation
+from predictor.chat.prompting import Conversation
 from predictor.chat.tools import Tool, read_tools
 from predictor.errors import InvalidRequest
 from predictor.generation.chat import ChatRequest

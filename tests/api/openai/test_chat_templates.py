@@ -30,11 +30,12 @@ SCHEMA: dict[str, Any] = {
     "properties": {
         "city": {"enum": ["Paris", "Rome"]},
         "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        "airport": {"type": "string", "pattern": "^[A-Z]{3}$"},
     },
-    "required": ["city", "days"],
+    "required": ["city", "days", "airport"],
     "additionalProperties": False,
 }
-TOOLS = [{"type": "function", "function": {"name": "weather.get", "parameters": SCHEMA}}]
+TOOLS = [{"type": "function", "function": {"name": "weather.get", "strict": True, "parameters": SCHEMA}}]
 QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
 DEFAULTS = {
     "messages": QUESTION,

@@ -146,6 +146,22 @@ def test_an_answer_can_be_continued(ask: Any, client: openai.OpenAI, server: Ser
     assert not new.content.startswith(" Paris")
 
 
+def test_a_format_holds_for_an_answer_that_is_continued(ask: Any) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["Paris is it", "Rome"]}}}
+    begun = [*QUESTION, {"role": "assistant", "content": '"Paris'}]
+    assert ask(messages=begun, response_format=form).choices[0].message.content == ' is it"'
+    other = [*QUESTION, {"role": "assistant", "content": '"Oslo'}]
+    with pytest.raises(openai.BadRequestError, match="doesn't begin what response_format allows"):
+        ask(messages=other, response_format=form)
+
+
+def test_a_thought_can_be_continued(ask: Any) -> None:
+    begun = [*QUESTION, {"role": "assistant", "content": "<think>\nThe capital of France is"}]
+    message = ask(messages=begun, max_tokens=4).choices[0].message
+    assert message.reasoning_content.startswith("Paris")
+    assert message.content == ""
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

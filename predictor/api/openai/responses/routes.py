@@ -22,7 +22,7 @@ from predictor.api.openai.responses.events import ResponseEvents
 from predictor.api.openai.responses.items import read_input
 from predictor.api.openai.responses.tools import ResponseTools, read_choice, read_response_tools
 from predictor.api.openai.responses.types import InputTokensRequest, ResponsesRequest
-from predictor.chat.format import Conversation
+from predictor.chat.prompting import Conversation
 from predictor.generation.chat import ChatRequest
 from predictor.generation.served_models import ServedModels
 from predictor.generation.text import TextGenerator
