@@ -81,8 +81,10 @@ def empty_environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPat
     """The command of the wheel in an environment that held nothing before; llama.cpp as it was compiled."""
     venv = tmp_path_factory.mktemp("empty") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, timeout=120)
-    compiled = [sys.executable, str(ROOT / "scripts/build_llama.py"), "wheel"]
-    llama = subprocess.run(compiled, capture_output=True, text=True, check=True, timeout=1800).stdout.strip()
+    noted = Path(sys.prefix, "llama-wheel")
+    if not noted.exists():
+        pytest.skip("this environment is not of make's: nothing says which wheel of llama.cpp is in it")
+    llama = noted.read_text().strip()
     install = [str(venv / "bin/python"), "-m", "pip", "install", "--quiet", llama, str(built[1])]
     constraint = os.environ | {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
     done = subprocess.run(install, capture_output=True, text=True, timeout=900, env=constraint)

@@ -76,6 +76,12 @@ class _Chat:
         )
 
     def talk(self) -> int:
+        """See `run`."""
+        # From the first prompt to the last: between two of them the terminal would take keys for itself.
+        with self._typed_ahead.held():
+            return self._talk()
+
+    def _talk(self) -> int:
         conversation = self._session.conversation
         self._session.say(f"{conversation.model} at {conversation.endpoint.url}; /help lists commands")
         begun = ""
@@ -100,14 +106,13 @@ class _Chat:
         Returns:
             What was typed meanwhile, for the next message.
         """
-        with self._typed_ahead.held():
-            try:
-                self._show(text)
-            except KeyboardInterrupt:
-                self._session.say("stopped", "yellow")
-            except ClientError as error:
-                self._session.say(error.message, "red")
-            return self._typed_ahead.take()
+        try:
+            self._show(text)
+        except KeyboardInterrupt:
+            self._session.say("stopped", "yellow")
+        except ClientError as error:
+            self._session.say(error.message, "red")
+        return self._typed_ahead.take()
 
     def _show(self, text: str) -> None:
         figures = Figures()

@@ -96,7 +96,7 @@ def bounds(counts: Counts, effect: float, z: float) -> tuple[float, float]:
         z: of the normal distribution; 3.3 leaves 1 in 2,000 on either side.
     """
     n = counts.total / effect
-    rate = counts.bad / counts.total
+    rate = min(1.0, max(0.0, counts.bad / counts.total))
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -142,8 +142,9 @@ def test_a_conversation_remembers_and_forgets(server: Server, terminal: Open) ->
         assert "The capital of France is Paris." in user.read_until(r"7 tokens, first after \d")
         user.ready()
         user.type("/history\r")
-        shown = user.read_until(r"assistant .* The capital of France is Paris\.|assistant The.*Paris\.")
+        shown = user.ready()
         assert f"user {QUESTION}" in shown
+        assert "assistant The capital of France is Paris." in shown
         user.type("/clear\r")
         user.read_until("forgotten")
         user.ready()
@@ -305,8 +306,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(server: Server, terminal: O
             time.sleep(0.1)
         assert running_requests(server) == 0
         user.type("half a line\x03")  # at the prompt it drops the line
+        user.ready()
         user.type("/history\r")
         user.read_until("assistant")
+        user.ready()
         user.type("\x04")
         assert user.process.wait(SECONDS) == 0
 

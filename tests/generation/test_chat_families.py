@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from template_corpus import template_source
 
-from predictor.api.openai.requests import engine_requests
+from predictor.api.http.engine_requests import engine_requests
 from predictor.chat.events import ArgumentsPart, CallStarted, Event, Text
 from predictor.chat.format import AnswerWish, ChatFormat
 from predictor.chat.prompting import Conversation

@@ -74,6 +74,7 @@ def test_bounds_hold_the_rate_as_often_as_they_say(counts: Counts, effect: float
     assert low <= counts.bad / counts.total <= high
     narrow = bounds(Counts(20 * counts.bad, 20 * counts.total), effect, 1.96)
     assert high - low > narrow[1] - narrow[0]
+    assert bounds(Counts(-1, 50), effect, 1.96)[0] == 0.0  # caught by a look between two metrics
     random = np.random.default_rng(4)
     held = 0
     for bad in random.binomial(400, 0.05, 400):

@@ -149,15 +149,21 @@ async function ask(messages) {
 
 async function readAnswer(conversation, answer, view, signal) {
   const body = { model: byId("model").value, messages: asMessages(conversation.messages, systemPrompt()), ...requestFields() };
-  let drawn = 0;
-  for await (const event of streamChat(body, apiKey(), signal)) {
-    take(event, answer);
-    const now = performance.now();
-    if (now - drawn < DRAW_MILLISECONDS) continue;
-    drawn = now;
+  let timer = null;
+  const draw = () => {
+    timer = null;
     const follows = followsEnd();
     view.draw(true);
     if (follows) toEnd();
+  };
+  try {
+    for await (const event of streamChat(body, apiKey(), signal)) {
+      take(event, answer);
+      // The last event before a silence is drawn too.
+      timer ??= setTimeout(draw, DRAW_MILLISECONDS);
+    }
+  } finally {
+    clearTimeout(timer);
   }
 }
 
