@@ -165,7 +165,12 @@ def _write(
     kinds: Mapping[str, Kind],
 ) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
-    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+    add: dict[type, Callable[[str, Any], None]] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        list: writer.add_array,
+    }
     count = vocabulary(writer)
     for key, value in {**metadata, "vocab_size": count}.items():
         add[type(value)](f"{architecture}.{key}", value)
