@@ -15,6 +15,7 @@ from predictor.chat.form import (
     QuotedArguments,
     TaggedArguments,
 )
+from predictor.chat.python_literals import PythonReader
 
 Span = tuple[int, int]
 
@@ -61,8 +62,9 @@ def _other_arguments(bodies: Sequence[str]) -> tuple[Arguments, list[Span]] | No
     before = first[: places[order[0]]]
     opening = first[places["zqkey"] + len("zqkey") : first.find("zqvalue")]
     if before.endswith("(") and opening.startswith("="):
-        spans = [(body.find("("), body.rfind("True)") + len("True)")) for body in bodies]
-        return PythonArguments(), spans
+        spans = [_python_span(body) for body in bodies]
+        found = [span for span in spans if span is not None]
+        return (PythonArguments(), found) if len(found) == len(bodies) else None
     if before.endswith("{") and opening.startswith(":"):
         ends = [_closing_brace(body) for body in bodies]
         return QuotedArguments(opening[1:]), [
@@ -71,6 +73,14 @@ def _other_arguments(bodies: Sequence[str]) -> tuple[Arguments, list[Span]] | No
     if f"</{order[0]}>" in first:
         return _elements(bodies, order)
     return _tagged(bodies, order)
+
+
+def _python_span(body: str) -> Span | None:
+    """From the opening bracket of a call to its closing one."""
+    start = body.find("(")
+    reader = PythonReader({}, "")
+    _, taken = reader.take_last(body[start:])
+    return (start, start + taken) if reader.is_done else None
 
 
 def _closing_brace(body: str) -> int:

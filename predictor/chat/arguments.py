@@ -57,7 +57,7 @@ def arguments_reader(form: Arguments, schema: Mapping[str, Any], closing: str) -
         case QuotedArguments():
             return BareKeyReader(form.quote)
         case PythonArguments():
-            return PythonReader(schema)
+            return PythonReader(schema, closing)
         case ElementArguments():
             return ElementReader(form.prefix, schema, closing)
         case _:

@@ -85,6 +85,8 @@ class CallReader:
 
     def _read_name(self) -> bool:
         stop = first_mark((self._form.middle or ("",))[0] or "")
+        # White space at the end of what stands before may come later.
+        self._take(len(self._held) - len(self._held.lstrip()))
         for i, character in enumerate(self._held):
             if character == stop or character.isspace() or character in '"<({[':
                 self._name = self._held[:i]
@@ -142,6 +144,8 @@ class CallReader:
             self._events.append(ArgumentsPart(self.calls, part))
         if self._is_told:
             self._held = self._held[taken:]
+        else:  # It may turn out to be no call, and is text then.
+            self._take(taken)
 
     def _read_behind(self) -> bool:
         """Behind a call's arguments: the next call of the same section, or its end."""
@@ -204,12 +208,13 @@ class CallReader:
 
     def _section_calls(self, section: str, *, whole: bool) -> list[NamedArguments] | None:
         body = section.strip()
-        if self._form.is_bare:
+        is_python = isinstance(self._form.arguments, PythonArguments)
+        if self._form.is_bare and not is_python:
             return json_calls(body, self._schemas)
         if whole:
             body = body.removesuffix(self._last_mark)
         body = body.removeprefix(self._form.trigger).strip()
-        if not isinstance(self._form.arguments, PythonArguments):
+        if not is_python:
             return json_calls(body)
         body = body.removeprefix("[")
         return python_calls(

@@ -99,7 +99,7 @@ class CallForm:
     @property
     def is_bare(self) -> bool:
         """Whether calls begin like any JSON, so that only an answer's very start can be one."""
-        return self.trigger.startswith(("{", "[{"))
+        return self.trigger.startswith(("{", "[{")) or self.trigger == "["
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from predictor.chat.escapes import MORE, unescaped
 from predictor.chat.literals import BARE, NOTHING, Container, LiteralReader, checked, skipped
 from predictor.chat.schemas import is_open_object
 
-# What follows a quote that ends an argument: the end of the call, or the next argument.
-_CALL_END = re.compile(r"\s*\)\s*(?:\]|,\s*[\w./:@-]+\()")
-_NEXT_ARGUMENT = re.compile(r"\s*,\s*([\w.-]+)\s*=")
+_NEXT_ARGUMENT = re.compile(r",\s*([\w.-]+)\s*=")
+_CUT_ARGUMENT = re.compile(r",\s*[\w.-]*\s*\Z")
+_NEXT_CALL = re.compile(r"(?:[,;]\s*)?[\w./:@-]+\(")
+_CUT_CALL = re.compile(r"(?:[,;]\s*)?[\w./:@-]*\Z")
 _KEY = re.compile(r"[^\s=,()\"'\[\]{}]*")
-_MAYBE_END = re.compile(r"\s*(?:,\s*[\w.-]*\s*|\)\s*(?:,\s*[\w./:@-]*)?)?\Z")
 
 
 class PythonReader(LiteralReader):
@@ -27,10 +27,13 @@ class PythonReader(LiteralReader):
 
     Args:
         schema: of the arguments; it tells the names of arguments from other words.
+        closing: what stands behind the last call.
     """
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, Any], closing: str) -> None:
         super().__init__()
+        # A bracket before a mark is enough.
+        self._closing = closing.partition("<")[0].strip() or closing
         properties = schema.get("properties") or ()
         self._keys = None if is_open_object(schema) or not properties else frozenset(properties)
         # These are known by their names only.
@@ -96,14 +99,24 @@ class PythonReader(LiteralReader):
             return end - at >= len(self._quote)
         if not self._open[-1].is_call:
             return super()._ends_text(text, at, end)
-        if _CALL_END.match(text, end):
+        rest = text[skipped(text, end) :]
+        if not rest:
+            return self._is_last or None
+        if rest[0] == ",":
+            following = _NEXT_ARGUMENT.match(rest)
+            if following is not None:
+                return self._keys is None or following[1] in self._keys
+            return None if _CUT_ARGUMENT.match(rest) and not self._is_last else False
+        return self._ends_call(rest[1:].lstrip()) if rest[0] == ")" else False
+
+    def _ends_call(self, behind: str) -> bool | None:
+        """Whether a bracket that this stands behind ends a call; None where that isn't known yet."""
+        if self._is_last and not behind:
             return True
-        following = _NEXT_ARGUMENT.match(text, end)
-        if following is not None:
-            return self._keys is None or following[1] in self._keys
-        if _MAYBE_END.match(text, end) is None:
-            return False
-        return True if self._is_last else None
+        if (self._closing and behind.startswith(self._closing)) or _NEXT_CALL.match(behind):
+            return True
+        is_cut = self._closing.startswith(behind) or _CUT_CALL.match(behind) is not None
+        return None if is_cut and not self._is_last else False
 
 
 def python_value(text: str) -> Any:
@@ -111,7 +124,7 @@ def python_value(text: str) -> Any:
     value = checked(ast.literal_eval, text)
     if value is not NOTHING or not text.startswith(("[", "{")):
         return value
-    reader = PythonReader({})
+    reader = PythonReader({}, "")
     told, end = reader.take_last(f"(value={text})")
     if not reader.is_done or end < len(text) + len("(value=)"):
         return NOTHING

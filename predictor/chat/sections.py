@@ -81,7 +81,7 @@ def python_calls(text: str, schemas: Schemas) -> list[NamedArguments] | None:
         head = _CALL.match(text, at)
         if head is None:
             return None
-        reader = PythonReader(schemas.get(head[1], {}))
+        reader = PythonReader(schemas.get(head[1], {}), "")
         arguments, taken = reader.take_last(text[head.end() :])
         if not reader.is_done:
             return None

@@ -62,7 +62,7 @@ ELEMENTS: dict[str, Any] = {
     "!<b>!<b>true!</b>!</b>\n!<a>!</a>": {"b": {"b": True}, "a": ""},
 }
 READERS: dict[str, tuple[Callable[[], ArgumentsReader], str, dict[str, Any]]] = {
-    "Python": (lambda: PythonReader(CLOSED), "]", PYTHON),
+    "Python": (lambda: PythonReader(CLOSED, "]<end>"), "]", PYTHON),
     "bare keys": (lambda: BareKeyReader("<q>"), "", BARE_KEYS),
     "elements": (lambda: ElementReader("!", CLOSED, "!</call>"), "!</call>", ELEMENTS),
 }
@@ -104,7 +104,7 @@ def test_what_python_writes_is_read(members: dict[str, Any], as_json: bool, size
     """With its own quotes, and with JSON's texts, lists and objects."""
     write = json.dumps if as_json else repr
     text = f"({', '.join(f'{key}={write(value)}' for key, value in members.items())})"
-    reader = PythonReader(OPEN)
+    reader = PythonReader(OPEN, "]<end>")
     told, _ = parts(reader, text + "]", size)
     assert reader.is_done, text
     assert json.loads("".join(told)) == members, text

@@ -13,7 +13,7 @@ from template_corpus import NAMES, each_template
 from written_answers import arguments, calls_of, chat_format, messages_of, tools_of, written
 
 from predictor.chat.answer_reader import AnswerReader
-from predictor.chat.events import Event, Text, Thought
+from predictor.chat.events import ArgumentsPart, Event, Text, Thought
 from predictor.chat.format import AnswerWish, ChatFormat
 from predictor.chat.grammar import Lazily
 from predictor.structured.grammar import Grammar, json_schema_grammar
@@ -110,6 +110,20 @@ def test_calls_come_back_however_they_are_cut(template_name: str, thought: str) 
                 assert joined(events, Thought) == thought, text
 
     check()
+
+
+@each_template
+@pytest.mark.parametrize("size", [1, 4])
+def test_arguments_come_in_parts(template_name: str, size: int) -> None:
+    fmt = chat_format(template_name)
+    calls: list[tuple[str, Mapping[str, Any]]] = [("write", {"text": "It's a long text. " * 20, "n": 1})]
+    tools = tools_of(calls)
+    prompt, text = written(fmt, tools, messages_of(calls), "")
+    events = read_in_pieces(fmt.reader(prompt, tools), text, range(0, len(text), size))
+    assert calls_of(events) == calls
+    parts = [event.text for event in events if isinstance(event, ArgumentsPart)]
+    assert len(parts) > 60
+    assert max(map(len, parts)) < 40
 
 
 @each_template

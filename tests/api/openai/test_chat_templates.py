@@ -41,7 +41,7 @@ DEFAULTS = {
     "messages": QUESTION,
     "tools": TOOLS,
     "temperature": 0,
-    "max_tokens": 120,
+    "max_tokens": 240,
     "parallel_tool_calls": False,
     # The demo model would think for ever.
     "extra_body": {"chat_template_kwargs": {"enable_thinking": False}},
