@@ -103,7 +103,7 @@ def test_the_package_serves_from_an_empty_environment(
     assert found.stdout.count("site-packages") == 2, found.stdout + found.stderr
     with started_server(model_path, tmp_path / "log", command=[str(empty_environment)]) as server:
         wait_until_ready(server)
-        # Without a system prompt the tiny model's first word hangs on rounding, which OpenBLAS does otherwise.
+        # Without a system prompt the tiny model's first word hangs on rounding, which OpenBLAS changes.
         messages = [{"role": "system", "content": BRIEF}, {"role": "user", "content": QUESTION}]
         body = {"messages": messages, "temperature": 0}
         answer = httpx.post(f"{server.http_url}/v1/chat/completions", json=body, timeout=120).json()
