@@ -117,9 +117,12 @@ def test_protocols_page_has_the_real_defaults() -> None:
     assert wanted in text
 
 
+WRITES_OR_CHECKS = "(image-)?test|lint|bench|docs|reference|screenshots|audit|chart|release"
+
+
 def test_every_check_is_in_the_contributors_table() -> None:
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
-    checks = {name for name in targets if re.match(r"(image-)?test|lint|bench|docs|reference", name)}
+    checks = {name for name in targets if re.match(WRITES_OR_CHECKS, name)}
     rows = set(re.findall(r"^\| `make ([a-z-]+)", (DOCS / "contributing.md").read_text(), re.M))
     assert len(checks) > 10
     assert checks == rows
@@ -130,8 +133,8 @@ def test_names_in_the_text_exist(page: str) -> None:
     """Options, files and make's targets, outside of commands."""
     text = re.sub(r"^```.*?^```$", "", (DOCS / page).read_text(), flags=re.M | re.S)
     code = " ".join(re.findall(r"`([^`]+)`", text))
-    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", code)) - {"--container"}
-    assert options <= {flag(field) for field in Settings.model_fields}
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", code))
+    assert options <= {"--container", "--cluster", *(flag(field) for field in Settings.model_fields)}
     files = set(
         re.findall(r"\b(?:predictor|tests|docs|scripts|benchmarks|manifests|runtimes)/[\w/.-]*\w", code)
     )
