@@ -2,6 +2,8 @@
 
 Which tensors an architecture has, llama.cpp says itself: it makes them from a header alone. That happens in a
 process of its own, since llama.cpp ends the process on headers that it doesn't like.
+
+python -m benchmarks.random_models FOLDER writes those for `python -m benchmarks --model`.
 """
 
 from __future__ import annotations
@@ -163,7 +165,12 @@ def _write(
     kinds: Mapping[str, Kind],
 ) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
-    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+    add: dict[type, Callable[[str, Any], None]] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        list: writer.add_array,
+    }
     count = vocabulary(writer)
     for key, value in {**metadata, "vocab_size": count}.items():
         add[type(value)](f"{architecture}.{key}", value)
@@ -187,7 +194,7 @@ def _shapes(header: Path) -> dict[str, list[int]]:
         ValueError: llama.cpp can't make such a model; with what it said.
     """
     done = subprocess.run(
-        [sys.executable, "-m", __name__, str(header)],
+        [sys.executable, "-m", __name__, "shapes", str(header)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -229,7 +236,7 @@ class _Tensor(ctypes.Structure):
     _fields_ = (("type", ctypes.c_int), ("buffer", ctypes.c_void_p), ("extents", ctypes.c_int64 * 4))
 
 
-def _main(path: str) -> None:
+def _print_shapes(path: str) -> None:
     import llama_cpp.llama_cpp as lib
 
     base = next(Path(lib._lib._name).parent.glob("libggml-base.so*"))
@@ -248,4 +255,11 @@ def _main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    match sys.argv[1:]:
+        case ["shapes", header]:
+            _print_shapes(header)
+        case [folder]:
+            for shape, tokens in ((WINDOW_270M, 2**18), (HYBRID_350M, 100_352)):
+                print(benchmark_model(Path(folder), shape, tokens))
+        case _:
+            sys.exit("python -m benchmarks.random_models FOLDER: write the models, minutes each")

@@ -54,6 +54,14 @@ TEMPLATE = """{%- if tools -%}<|system|>Tools:
 {%- endif -%}""".replace("CALL", _CALL)
 
 _CONTROL = ("<|system|>", "<|user|>", "<|assistant|>", "<|developer|>", "<|tool|>", "<|end|>")
+# So that long prompts have fewer tokens; what the script says has longer ones.
+_WORDS = (
+    *("the", "to", "and", "of", "a", "in", "is", "for", "you", "that"),
+    *("it", "with", "this", "or", "be", "on", "not", "are", "if", "as"),
+    *("use", "when", "can", "by", "from", "an", "file", "tool", "code", "user"),
+    *("only", "will", "your", "any", "should", "name", "do", "path", "string", "type"),
+    *("description", "properties", "required"),
+)
 _LETTERS = [chr(code) for code in range(33, 127)]
 END = "</s>"
 
@@ -150,6 +158,7 @@ class _Builder:
         self.tokens |= dict.fromkeys((f"<0x{i:02X}>" for i in range(256)), gguf.TokenType.BYTE)
         self.tokens |= dict.fromkeys((" ", *_LETTERS), gguf.TokenType.NORMAL)
         self.tokens |= dict.fromkeys(_CONTROL, gguf.TokenType.CONTROL)
+        self.tokens |= dict.fromkeys((f" {word}" for word in _WORDS), gguf.TokenType.USER_DEFINED)
 
     def _id(self, text: str, kind: gguf.TokenType = gguf.TokenType.USER_DEFINED) -> int:
         self.tokens.setdefault(text, kind)

@@ -12,7 +12,7 @@ from predictor.engine.cell_keeper import CellKeeper
 from predictor.engine.config import EngineConfig, EngineStats
 from predictor.engine.generator import Generator, Job
 from predictor.engine.host_cache import HostCache, Prefix
-from predictor.engine.layout import make_kv_cache, make_speculator, plan_layout
+from predictor.engine.layout import RETAINED_CELLS, make_kv_cache, make_speculator, plan_layout
 from predictor.engine.llama import (
     AbortFlag,
     Adapter,
@@ -83,7 +83,8 @@ class DecodeLoop:
         self._batch = Batch(config.max_batch_tokens)
         host = HostCache(config.host_cache_bytes, layout.past)
         cuts = Cuts(layout.past, self._context.least_length, host.point)
-        cache = make_kv_cache(config, layout, cuts)
+        most_retained = RETAINED_CELLS if config.host_cache_bytes else None
+        cache = make_kv_cache(config, layout, cuts, most_retained=most_retained)
         keeps = layout.reusable and layout.past is not Past.ALL and config.host_cache_bytes > 0
         self._cells = CellKeeper(self._context, cache, host)
         self._scheduler = Scheduler(

@@ -18,7 +18,8 @@ from predictor.engine.step_cost import StepCost
 
 # Ids beyond the running sequences hold finished ones for their prefixes; llama.cpp allows 256 in all.
 RETAINED_SEQUENCES = 64
-# Cells that only wait for a later request slow every decode down, so beyond these they move to memory.
+# Cells that only wait for a later request slow every decode down, so beyond these they move to memory, where
+# there is any for them.
 RETAINED_CELLS = 256
 
 
@@ -82,13 +83,16 @@ def plan_layout(model: Model, config: EngineConfig) -> Layout:
     return Layout(longest, params, reusable, whole_prompts, model.past)
 
 
-def make_kv_cache(config: EngineConfig, layout: Layout, cuts: Cuts) -> KVCache:
+def make_kv_cache(
+    config: EngineConfig, layout: Layout, cuts: Cuts, *, most_retained: int | None = None
+) -> KVCache:
     """The bookkeeping for a layout.
 
     Args:
         config: sizes.
         layout: of the context.
         cuts: where the model's sequences can be cut.
+        most_retained: cells of a pool that wait for later requests; None for all that no other needs.
     """
     save = config.host_cache_bytes > 0
     params = layout.params
@@ -105,7 +109,7 @@ def make_kv_cache(config: EngineConfig, layout: Layout, cuts: Cuts) -> KVCache:
         params.context_tokens,
         params.sequences,
         reuse=layout.reusable,
-        max_retained=RETAINED_CELLS,
+        max_retained=most_retained,
         save=save,
     )
 
@@ -128,7 +132,7 @@ def make_speculator(
         drafter = DraftModel(
             draft,
             replace(layout.params, outputs=0, rollback=0),
-            lambda: make_kv_cache(cells_of, layout, Cuts()),
+            lambda: make_kv_cache(cells_of, layout, Cuts(), most_retained=RETAINED_CELLS),
             abort,
         )
     elif config.draft_ngrams:

@@ -22,7 +22,16 @@ def run(question: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_question_is_answered_and_the_server_is_gone(model_path: Path) -> None:
-    options = ("--temperature", "0", "--max-tokens", "32", "--context-tokens", "512")
+    options = (
+        "--system",
+        "Answer in one sentence.",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "32",
+        "--context-tokens",
+        "512",
+    )
     before = servers()
     done = run("What is the capital of France?", str(model_path), *options)
     assert done.returncode == 0, done.stderr

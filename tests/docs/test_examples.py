@@ -34,7 +34,7 @@ COMMANDS = {"bash": ("bash", "-euo", "pipefail", "-c"), "python": (sys.executabl
 OUTPUTS = ("json", "text")
 NOT_RUN = ("sh", "yaml")
 # Options that are not the server's.
-OTHERS = {"--help", "--kustomize", "--strict"}
+OTHERS = {"--extra-index-url", "--help", "--kustomize", "--strict"}
 # The only words of a model's answer that must come back.
 KNOWN = re.compile(r"Paris|Tokyo|Rome")
 

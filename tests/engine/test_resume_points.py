@@ -19,6 +19,7 @@ from predictor.engine.resume_points import ResumePoints
 from predictor.engine.sequence import Sequence as EngineSequence
 from predictor.engine.stream import TokenStream
 from tests.family_models import FAMILIES, write_family
+from tests.tiny_models import tiny_llama
 
 CONTROL = 2
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -102,6 +103,18 @@ async def test_without_memory_for_states_a_chat_still_goes_on_in_place(model: Pa
         prompt = text(150)
         [(_, answer)] = await ask(engine, prompt)
         assert [cached for cached, _ in await ask(engine, (*prompt, *answer, *text(20, 2)))] == [159]
+
+
+@pytest.mark.parametrize("memory", [0, 2**24])
+async def test_a_chat_goes_on_in_one_pool_with_memory_for_prefixes_or_without(
+    memory: int, tmp_path: Path
+) -> None:
+    model = tiny_llama(tmp_path / "tiny.gguf").path
+    with closing(make(model, context_tokens=2048, host_cache_bytes=memory)) as engine:
+        prompt = text(400)
+        [(_, answer)] = await ask(engine, prompt)
+        await ask(engine, text(300, 5))
+        assert [cached for cached, _ in await ask(engine, (*prompt, *answer, *text(20, 2)))] == [409]
 
 
 def sequence(length: int, computed: int = 0) -> EngineSequence:

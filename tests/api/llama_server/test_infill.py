@@ -110,7 +110,7 @@ def test_a_model_without_the_marks(server: Server, path: str, body: dict[str, An
         ({"input_extra": [{"filename": "a"}]}, "input_extra[0].text"),
         ({"input_prefix": 5}, "input_prefix"),
         ({"top_p": 5}, "top_p"),
-        ({"mirostat": 2}, "mirostat"),
+        ({"adaptive_target": 0.5}, "adaptive_target"),
         ({"response_fields": "content"}, "response_fields"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -119,6 +120,19 @@ def test_the_clients_helper_adds_a_stream_up(agent: openai.OpenAI) -> None:
         final = stream.get_final_response()
     assert {"response.output_text.delta", "response.function_call_arguments.delta"} <= kinds
     assert said(final)[1]["content"][0]["text"] == TEXT
+
+
+async def test_the_async_client_and_the_raw_answer(agent_server: Server, agent: openai.OpenAI) -> None:
+    raw = agent.responses.with_raw_response.create(model="agent", input="Hi")
+    assert raw.headers["x-request-id"] == raw.parse()._request_id
+    assert raw.parse().output_text == PLAIN
+    url = agent_server.http_url + "/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        answers = await asyncio.gather(
+            client.responses.create(model="agent", input="Hi"),
+            client.chat.completions.create(model="agent", messages=[{"role": "user", "content": "Hi"}]),
+        )
+    assert answers[0].output_text == answers[1].choices[0].message.content == PLAIN
 
 
 def test_several_calls_in_one_turn_are_several_items(agent_server: Server) -> None:

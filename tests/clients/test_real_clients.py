@@ -21,11 +21,12 @@ from client_report import Row
 from scripted_model import CONTEXT, Script, Turn, write_scripted_model
 from server_process import Server, running_server
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(1000)]
 
 PROGRAMS = Path(__file__).with_name("programs")
 CHAT, RESPONSES, MESSAGES = "chat completions", "Responses", "Messages"
-SECONDS = 400
+SECONDS = 900
+"""Coding agents send tens of thousands of tokens, and machines may be busy."""
 
 # Package, protocol, program, arguments.
 CLIENTS = [
