@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ import httpx
 import pytest
 from chromium import browser
 from scripted_engine import FOREVER, say
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -84,7 +85,10 @@ class Page:
         return self.chrome.find_element(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        return [found.text for found in self.chrome.find_elements(By.CSS_SELECTOR, selector)]
+        """Of all at one moment; the page may replace them while they are read."""
+        while True:
+            with suppress(StaleElementReferenceException):
+                return [found.text for found in self.chrome.find_elements(By.CSS_SELECTOR, selector)]
 
     def fill(self, selector: str, text: str) -> None:
         """Type into a field of the settings."""
