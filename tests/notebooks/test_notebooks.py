@@ -67,13 +67,13 @@ def outputs(notebook: Any, kind: str) -> list[Any]:
     return [output for cell in cells for output in cell.outputs if output.output_type == kind]
 
 
-# The judge of a canary needs minutes of traffic for its verdicts.
-LONG = "3-canary"
+# A judge needs minutes of traffic, and scaling to zero and two platforms side by side take their time too.
+LONG = {"3-canary", "4-scale-to-zero", "5-kserve-and-ray"}
 
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == LONG)) for path in NOTEBOOKS],
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in NOTEBOOKS],
     ids=lambda path: path.stem,
 )
 def test_it_runs_and_leaves_nothing_behind(path: Path, mark: str) -> None:
