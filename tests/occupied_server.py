@@ -42,9 +42,9 @@ def stream(server: Server, tokens: int = ENDLESS) -> Iterator[httpx.Response]:
 
 
 def events(response: httpx.Response) -> Iterator[Any]:
-    """The events still to come: JSON objects, and `[DONE]` as text."""
+    """The events still to come, JSON objects, and `[DONE]` as text; comments tell only that the stream lives."""
     for line in response.iter_lines():
-        if line:
+        if line and not line.startswith(":"):
             data = line.removeprefix("data: ")
             yield data if data == "[DONE]" else json.loads(data)
 

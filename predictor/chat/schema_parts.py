@@ -17,7 +17,7 @@ def merged(schemas: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[s
             known = whole.get(key)
             if key not in whole or key in SAYS_NOTHING or known == value:
                 whole.setdefault(key, value)
-            elif key == "required" and isinstance(known, list) and isinstance(value, list):
+            elif key == "required" and _are_names(known) and _are_names(value):
                 whole[key] = list(dict.fromkeys([*known, *value]))
             elif key == "properties" and _are_apart(known, value):
                 whole[key] = {**known, **value}
@@ -37,6 +37,10 @@ def given(schema: Any) -> list[Any] | None:
         return None
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     return values if isinstance(values, list) else None
+
+
+def _are_names(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _are_apart(one: Any, two: Any) -> TypeGuard[Mapping[str, Any]]:

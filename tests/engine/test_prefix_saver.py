@@ -76,7 +76,7 @@ async def test_no_more_than_one_copy_is_in_memory_and_none_is_made_twice(
     make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: dict[str, int]
 ) -> None:
     monkeypatch.setattr(prefix_saver, "SAVE_SECONDS", 0.5)
-    monkeypatch.setattr("predictor.engine.layout.RETAINED_CELLS", 4096)
+    monkeypatch.setattr("predictor.engine.decode_loop.RETAINED_CELLS", 4096)
     copies = Copies(monkeypatch)
     engine = make_engine(prefix_store=PrefixStore(tmp_path, "demo", 2**30), host_cache_bytes=2**20, **layout)
     await asyncio.gather(*(ask(engine, 200 + number) for number in range(1, 6)))

@@ -71,7 +71,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if os.environ.get(REPORT) and report.when == "call" and not report.skipped:
         row = item.stash.get(_ROW, None)
         if report.failed:
-            reason = str(call.excinfo.value).splitlines()[0][:120] if call.excinfo else ""
+            reason = call.excinfo.exconly().splitlines()[0][:120] if call.excinfo else ""
             row = Row(item.name, "1", "0", "1", f"failed: {reason}", _now(), _machine())
         if row is not None:
             _keep(item.nodeid, row)

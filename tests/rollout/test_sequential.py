@@ -41,6 +41,14 @@ def expected_evidence(
     return total
 
 
+@pytest.mark.parametrize(("bad", "total"), [(-1.0, 0.0), (-1.0, -1.0), (-2.0, 5.0), (6.0, 5.0), (0.0, 0.0)])
+def test_counts_that_a_look_has_caught_in_between_give_a_rate_all_the_same(bad: float, total: float) -> None:
+    past = Pair(Counts(bad, total), Counts(bad, total))
+    block = Pair(Counts(1.0, 10.0), Counts(9.0, 10.0))
+    for claim in Claim:
+        assert math.isfinite(log_evidence(RateLimit(1.0, 0.01), claim, past, block))
+
+
 @settings(max_examples=120, deadline=None)
 @given(
     LIMITS,
@@ -50,14 +58,6 @@ def expected_evidence(
     RATES,
     RATES,
 )
-@pytest.mark.parametrize(("bad", "total"), [(-1.0, 0.0), (-1.0, -1.0), (-2.0, 5.0), (6.0, 5.0), (0.0, 0.0)])
-def test_counts_that_a_look_has_caught_in_between_give_a_rate_all_the_same(bad: float, total: float) -> None:
-    past = Pair(Counts(bad, total), Counts(bad, total))
-    block = Pair(Counts(1.0, 10.0), Counts(9.0, 10.0))
-    for claim in Claim:
-        assert math.isfinite(log_evidence(RateLimit(1.0, 0.01), claim, past, block))
-
-
 def test_no_block_is_expected_to_speak_against_a_true_claim(
     limit: RateLimit, claim: Claim, past: Pair, sizes: tuple[int, int], stable: float, canary: float
 ) -> None:
