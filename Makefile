@@ -43,9 +43,9 @@ setup: $(INSTALLED) $(FAST_MODEL) ## create .venv, compile llama.cpp once per ma
 serve: $(SERVES) $(filter $(DEMO_MODEL) $(FAST_MODEL),$(SERVED)) ## serve MODEL (the demo model) until Ctrl-C
 	@exec $(BIN)/kserve-llamacpp serve "$(SERVED)" --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) $(ARGS)
 
-# More processes than cores: most of the time tests wait, for a server's start or its end.
+# More processes than cores, since tests often wait; threads that spin would stop those of the others.
 test: setup ## run the tests; ARGS goes to pytest
-	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 test-ray: setup ## run the tests that start Ray
 	@KSERVE_LLAMACPP_TEST_MODEL="$(DEMO_MODEL)" $(BIN)/python -m pytest -m ray $(ARGS)
