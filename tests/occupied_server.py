@@ -42,7 +42,7 @@ def stream(server: Server, tokens: int = ENDLESS) -> Iterator[httpx.Response]:
 
 
 def events(response: httpx.Response) -> Iterator[Any]:
-    """The events still to come: JSON objects, and `[DONE]` as text. Comments only show that a stream lives."""
+    """The events still to come: JSON objects, and `[DONE]` as text. Comments only say that it lives."""
     for line in response.iter_lines():
         if line and not line.startswith(":"):
             data = line.removeprefix("data: ")
