@@ -202,9 +202,8 @@ def survive(folder: Path, script: list[Round]) -> Counter[str]:
         for process in processes:
             process.start()
         for kind, index in one.damages:
-            files = sorted((folder / KEY).glob(f"*{SUFFIX}"))
-            if files:
-                with suppress(OSError):  # another process was faster
+            with suppress(OSError):  # another process was faster
+                if files := _readable_files(folder):
                     DAMAGES[kind](files[index % len(files)])
                     seen["damages"] += 1
         for process, life in zip(processes, one.lives, strict=True):
@@ -214,6 +213,11 @@ def survive(folder: Path, script: list[Round]) -> Counter[str]:
             seen["killed"] += process.exitcode != 0
     _check_end(Life(()), _exit_of(_check_folder, folder))
     return seen
+
+
+def _readable_files(folder: Path) -> list[Path]:
+    """Those that a damage may read or copy: none that has grown to a terabyte."""
+    return sorted(file for file in (folder / KEY).glob(f"*{SUFFIX}") if file.stat().st_size < 2**30)
 
 
 def _check_end(life: Life, code: int | None) -> None:
