@@ -6,8 +6,8 @@ import random
 import socket
 from contextlib import ExitStack
 
-RANGE = range(10240, 32768)
-"""Below the ports that Linux gives to outgoing connections, which would take one before its server starts."""
+RANGE = range(20000, 32768)
+"""Above Ray's workers, and below what Linux gives to outgoing connections, which would take one too soon."""
 
 
 def free_ports(count: int) -> list[int]:
