@@ -216,8 +216,9 @@ def survive(folder: Path, script: list[Round]) -> Counter[str]:
 
 
 def _readable_files(folder: Path) -> list[Path]:
-    """Those that a damage may read or copy: none that has grown to a terabyte."""
-    return sorted(file for file in (folder / KEY).glob(f"*{SUFFIX}") if file.stat().st_size < 2**30)
+    """Those that a damage may read or copy: no pipe, and none that has grown to a terabyte."""
+    files = sorted((folder / KEY).glob(f"*{SUFFIX}"))
+    return [file for file in files if file.is_file() and file.stat().st_size < 2**30]
 
 
 def _check_end(life: Life, code: int | None) -> None:
