@@ -115,9 +115,9 @@ def read_all(store: PrefixStore) -> int:
 
 
 def _flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[-len(content) // 3] ^= 1
-    file.write_bytes(content)
+    if content := bytearray(file.read_bytes()):
+        content[-len(content) // 3] ^= 1
+        file.write_bytes(content)
 
 
 def _pipe(file: Path) -> None:
